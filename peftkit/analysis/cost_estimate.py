@@ -22,6 +22,7 @@ from peftkit.analysis.simulated_steps import (
 )
 from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.probes.prepared_probe import prepare_probes
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load_base_model import count_parameters, load_objective
 from peftkit.monitor.verbosity import quiet_libraries
@@ -66,6 +67,10 @@ class CostEstimate:
     """Measured on this machine; None without a trial."""
     seconds_per_epoch: float | None = None
     seconds: float | None = None
+    probe_rows: int = 0
+    """Rows of the probes that the base model and the selected checkpoint are evaluated on."""
+    probe_curve_rows: int = 0
+    """Rows of the probes in each evaluation along the curve."""
 
     @property
     def memory_bytes(self) -> int:
@@ -89,6 +94,11 @@ class CostEstimate:
             "memory": f"{format_bytes(self.memory_bytes)} ({parts})",
             "checkpoint": format_bytes(self.checkpoint_bytes),
         }
+        if self.probe_rows:
+            along = (
+                f"{self.probe_curve_rows:,} rows in each evaluation, {self.probe_rows:,} at the start and at the end"
+            )
+            rows["probes"] = f"{along} (evaluation, not training)"
         if self.seconds_per_step is not None:
             times = {"per step": self.seconds_per_step, "per epoch": self.seconds_per_epoch, "total": self.seconds}
             rows["time here"] = ", ".join(f"{key} {value:,.3g} s" for key, value in times.items() if value is not None)
@@ -138,7 +148,9 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         InputError: A row is invalid, or the model is too large for a method that needs weights.
     """
     quiet_libraries("warning")
-    recipe, data = prepare_training_rows(recipe, load_objective(recipe)[1])
+    objective = load_objective(recipe)[1]
+    probes = prepare_probes(recipe, objective)
+    recipe, data = prepare_training_rows(recipe, objective)
     batch = effective_batch_size(recipe, 1)
     rows_per_step = data.rows_per_step(recipe.train.tokens_per_batch)
     steps_per_epoch = data.steps_per_epoch(batch, recipe.train.tokens_per_batch)
@@ -181,6 +193,8 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         optimizer_bytes=mac_counter.optimizer.state_bytes,
         activation_bytes=_activation_bytes(recipe, simulated, mac_counter, gradient_bytes),
         checkpoint_bytes=recipe.method.checkpoint_bytes(model),
+        probe_rows=sum(len(probe.whole.rows) for probe in probes),
+        probe_curve_rows=sum(len(probe.curve.rows) for probe in probes),
         **timings,
     )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from peftkit.compare.comparison import Comparison
     from peftkit.compare.input.groups import RunGroup
+    from peftkit.compare.retention.frontier import Retention
     from peftkit.compare.verdict import Verdict
 
 
@@ -69,11 +70,27 @@ class RunComparison:
 
         return pd.DataFrame(flat_records(self.comparisons))
 
-    def plot(self, kind: str = "curves") -> Figure:
+    def retention(self, probe: str) -> Retention:
+        """Compare what methods learn with what they forget on a probe, as ``peftkit compare --probe`` does.
+
+        Args:
+            probe: The name of the probe.
+
+        Raises:
+            InputError: The runs are of several tasks or models, or were not measured on the probe.
+        """
+        from peftkit.compare.retention.frontier import compare_retention
+
+        options = {key: self._options[key] for key in ("by", "metric")}
+        return compare_retention(self._groups[self._only()], probe, **options)
+
+    def plot(self, kind: str = "curves", *, probe: str | None = None) -> Figure:
         """Draw the comparison.
 
         Args:
-            kind: ``curves``, the scores against the cost, or ``pareto``, the score and cost of each method.
+            kind: ``curves``, the scores against the cost, ``pareto``, the score and cost of each method, or
+                ``forgetting``, what is forgotten on a probe.
+            probe: The name of the probe; None for the only one.
 
         Returns:
             The figure, which notebooks show; ``savefig`` writes it into a file.
@@ -85,7 +102,7 @@ class RunComparison:
         from peftkit.compare.output.figures import draw_comparison
 
         only = self._only()
-        figure: Figure = draw_comparison(self._groups[only], self.comparisons[only], kind)
+        figure: Figure = draw_comparison(self._groups[only], self.comparisons[only], kind, probe)
         return figure
 
     def report(self, path: str | Path = "report.html", *, title: str = "PEFT methods by score and cost") -> Path:

@@ -79,7 +79,7 @@ def read_group_scores(run_group: RunGroup, metric: str) -> ScoredExamples:
     for (label, seed), scores in available.items():
         run, mean = runs[label, seed], float(scores.values.mean())
         first = first or scores
-        if not _same_examples(first, scores):
+        if not same_examples(first, scores):
             raise InputError(f"{run.path}: its test examples differ from those of the other runs")
         if abs(mean - selected_score(run, metric)) > SCORE_TOLERANCE:
             raise InputError(f"{run.path}: its predictions give a {metric} of {mean:.6g}, unlike its summary")
@@ -96,7 +96,7 @@ def read_example_scores(
     Args:
         run: The run.
         metric: The metric, such as ``accuracy`` or ``loss``.
-        split: ``dev``, ``test`` or an evaluation set.
+        split: ``dev``, ``test``, an evaluation set or a probe.
         step: The step of an evaluation; None for the selected checkpoint, as reported in the summary.
 
     Returns:
@@ -109,6 +109,31 @@ def read_example_scores(
     values = _example_values(run, rows, metric)
     if values is None:
         return None
+    return _example_scores(rows, values)
+
+
+def read_base_scores(run: LoadedRun, metric: str, probe: str, index: Sequence[int]) -> ExampleScores | None:
+    """Read the score of the base model on each example of a probe.
+
+    Args:
+        run: The run.
+        metric: The metric.
+        probe: The name of the probe.
+        index: The row numbers of the examples: those along the curve, or all. Scores that are no means depend on them.
+
+    Returns:
+        The scores; None if none are stored for these rows.
+    """
+    table = RunDirectory(run.path).probe(probe).base_examples()
+    for whole in (True, False) if table is not None else ():
+        rows = to_prediction_rows(select_rows(table, "full_split", whole))
+        if tuple(int(row["index"]) for row in rows) == tuple(index):
+            values = _example_values(run, rows, metric)
+            return None if values is None else _example_scores(rows, values)
+    return None
+
+
+def _example_scores(rows: Sequence[Row], values: Array) -> ExampleScores:
     return ExampleScores(
         tuple(int(row["index"]) for row in rows),
         tuple(row.get("target") for row in rows),
@@ -121,7 +146,8 @@ def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     """Read an evaluation's result on each example; empty if none are stored."""
     split = run.test_split if split == "test" else split
     directory = RunDirectory(run.path)
-    table = directory.examples()
+    is_probe = split in (run.summary.get("probes") or {})
+    table = (directory.probe(split) if is_probe else directory).examples()
     if table is None:
         if step not in (None, run.summary["selected"]["step"]):
             raise InputError(f"{run.path}: results per example are stored for the selected checkpoint only")
@@ -141,8 +167,13 @@ def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     return to_prediction_rows(chosen)
 
 
-def _same_examples(one: ExampleScores, other: ExampleScores) -> bool:
-    """Whether two runs were scored on the same rows; targets are compared where both store them."""
+def same_examples(one: ExampleScores, other: ExampleScores) -> bool:
+    """Whether two runs were scored on the same rows; targets are compared where both store them.
+
+    Args:
+        one: The scores of a run.
+        other: Those of the other run.
+    """
     pairs = zip(one.targets, other.targets, strict=False)
     return one.index == other.index and all(a == b or a is None or b is None for a, b in pairs)
 

@@ -275,6 +275,38 @@ def score_within_budget(run: LoadedRun, axis: str, metric: str, budget: float) -
     return (point[0], selected_score(run, metric)) if is_within else point
 
 
+def within_budget(run: LoadedRun, axis: str, budget: float) -> list[Mapping[str, Any]]:
+    """The evaluations of a run within a budget; all of a run that ended within it.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+        budget: The most that may be spent.
+    """
+    if not has_cost(run, axis):
+        return []
+    if _ended_within(run, axis, budget):
+        return [*run.evaluations]
+    return [row for row in run.evaluations if cost(row, axis) <= budget * (1 + 1e-9)]
+
+
+def selected_row(run: LoadedRun, axis: str, budget: float) -> Mapping[str, Any] | None:
+    """The evaluation within a budget that dev selects; None if there is none.
+
+    Args:
+        run: The run.
+        axis: The cost axis.
+        budget: The most that may be spent.
+    """
+    sign = 1.0 if run.summary["higher_is_better"] else -1.0
+    scored = [
+        (sign * value, row)
+        for row in within_budget(run, axis, budget)
+        if is_number(value := row["dev"].get(run.summary["selection_metric"]))
+    ]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
 def uses_longer_run(run: LoadedRun, axis: str, budget: float) -> bool:
     """Whether a score within a budget is taken from a longer run, whose learning rate had not decayed yet.
 

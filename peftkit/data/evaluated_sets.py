@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,11 @@ from datasets import Dataset
 from peftkit.components import Example, Task
 from peftkit.components.types import SkippedRow
 from peftkit.data.examples import to_examples
-from peftkit.data.tokenized_split import with_tokenizable_rows
+from peftkit.data.row_subsets import stratified_sample
+from peftkit.data.tokenized_split import SplitStatistics, TokenizedSplit, tokenize_examples, with_tokenizable_rows
 from peftkit.errors import InputError, RunError, comma_separated, did_you_mean
-from peftkit.models import BoundObjective
+from peftkit.models import BoundObjective, ModelFamily
+from peftkit.recipe import Recipe
 from peftkit.recipe.evaluation_tasks import EvaluationTask
 
 
@@ -79,3 +81,66 @@ def _with_labels(each: EvaluationTask, trained: Task, examples: Sequence[Example
 def skipped_rows_of(each: EvaluationTask) -> Iterator[SkippedRow]:
     """Yields the invalid rows of an evaluation set that were left out."""
     return (row for row in each.task.skipped_rows() if row.split == each.split)
+
+
+def tokenize_evaluated(
+    recipe: Recipe,
+    objective: BoundObjective,
+    name: str,
+    examples: Sequence[Example],
+    limit: int | None,
+    locate: Callable[[int], str] | None = None,
+) -> tuple[TokenizedSplit, TokenizedSplit]:
+    """Tokenizes a split to evaluate.
+
+    Args:
+        recipe: The recipe.
+        objective: The objective.
+        name: Name of the split.
+        examples: All examples of the split.
+        limit: Number of rows that are evaluated along the curve; None for all.
+        locate: Returns the location of the example with an index; None for that in the split of the task.
+
+    Returns:
+        The rows for evaluations along the curve, and those for the evaluation of the selected checkpoint.
+    """
+    answers = [objective.component.answer(example) for example in examples]
+    # Free texts are stratified by the length of their sources.
+    strata = [len(example.source) for example in examples] if objective.component.generates else answers
+    indices = stratified_sample(strata, limit, name)
+    wanted = range(len(examples)) if recipe.evaluate.full_splits else indices
+    chosen, known = [examples[i] for i in wanted], [answers[i] for i in wanted]
+    locate_chosen = None if locate is None else (lambda position: locate(wanted[position]))
+    whole = tokenize_examples(objective, name, chosen, wanted, training=False, answers=known, locate=locate_chosen)
+    return whole.select(indices), whole
+
+
+def check_truncated_targets(
+    recipe: Recipe, family: ModelFamily, splits: Mapping[str, SplitStatistics], table: str = "train"
+) -> None:
+    """Raises if too many targets are truncated, because the model would be scored on a different task.
+
+    Args:
+        recipe: The recipe.
+        family: The model family, with the maximum lengths.
+        splits: Statistics of the splits by name.
+        table: The table of the recipe that has the maximum length.
+
+    Raises:
+        InputError: They are.
+    """
+    longest = max(max(statistics.target_tokens) for statistics in splits.values())
+    allowed, limit = recipe.train.truncate_targets, f"{table}.max_target_length = {family.max_target_length} tokens"
+    remedy = f"raise it (the longest target has {longest})"
+    if family.max_target_length < recipe.train.max_target_length:
+        limit = f"the {family.max_target_length} positions of the model's decoder"
+        remedy = f"use a model with more positions (the longest target has {longest} tokens)"
+    for split, statistics in splits.items():
+        total, truncated = len(statistics), statistics.count_truncated(family)["targets"]
+        share = truncated / total
+        if share > allowed:
+            raise InputError(
+                f"{truncated:,} of {total:,} targets of {recipe.task.name!r} in split {split!r} "
+                f"({share:.1%}) are longer than {limit} and would be truncated; {remedy}, or allow it with "
+                f"train.truncate_targets = {min(1.0, share + 0.005):.2f}"
+            )

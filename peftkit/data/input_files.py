@@ -31,13 +31,13 @@ def named_files(recipe: Recipe, *, of_the_task: bool = False) -> set[Path]:
 
     Args:
         recipe: The recipe.
-        of_the_task: Whether to include the files of every task and evaluation set; otherwise only of streaming tasks,
-            since the rows of others have digests.
+        of_the_task: Whether to include the files of every task, evaluation set and probe; otherwise only of streaming
+            tasks, since the rows of others have digests.
     """
     tables = recipe.model_dump(mode="json", exclude={"run", "model", "track"})
-    tasks = [recipe.task, *(each.task for each in recipe.evaluation_tasks)]
+    tasks = [recipe.task, *(each.task for each in recipe.all_evaluation_tasks)]
     if not of_the_task:
-        del tables["evaluate"]["set"]
+        del tables["evaluate"]["set"], tables["probe"]
         tasks = [recipe.task] if recipe.task.is_streaming else []
         if not tasks:
             del tables["task"]
@@ -88,7 +88,9 @@ def code_digests(recipe: Recipe, registry: Registry, objective: Objective | None
         objective: The objective of the run; None for the one that the recipe names.
     """
     objective = objective or recipe.objective
-    used = {type(component) for component in (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback)}
+    of_probes = [each for probe in recipe.probes for each in (probe.task.task, *probe.recipe.metric)]
+    components = (recipe.task, recipe.method, objective, *recipe.metric, *recipe.callback, *of_probes)
+    used = {type(component) for component in components}
     digests = {}
     for entry in registry.entries:
         if entry.distribution == BUILTIN_DISTRIBUTION:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -14,13 +14,19 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset
 
-from peftkit.components import Example
 from peftkit.components.types import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
-from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of, with_tokenizable_set
+from peftkit.data.evaluated_sets import (
+    check_truncated_targets,
+    load_set_examples,
+    skipped_rows_of,
+    tokenize_evaluated,
+    with_tokenizable_set,
+)
 from peftkit.data.examples import to_examples
+from peftkit.data.probes.prepared_probe import PreparedProbe, prepare_probes
 from peftkit.data.row_digests import digest_examples, digest_rows
-from peftkit.data.row_subsets import resample_indices, stratified_sample
+from peftkit.data.row_subsets import resample_indices
 from peftkit.data.token_batches import RowsPerStep, check_step_sizes, step_sizes
 from peftkit.data.tokenized_split import (
     SplitStatistics,
@@ -58,6 +64,8 @@ class PreparedData:
     objective: BoundObjective
     sets: Sequence[EvaluationTask] = ()
     """The evaluation sets; the splits to evaluate have their names."""
+    probes: Sequence[PreparedProbe] = ()
+    """The probes, whose splits are evaluated by objectives of their own."""
 
     @property
     def statistics(self) -> Mapping[str, SplitStatistics]:
@@ -68,7 +76,8 @@ class PreparedData:
     def truncated(self) -> Mapping[str, Mapping[str, int]]:
         """Number of truncated ``sources`` and ``targets`` of each split."""
         family = self.objective.family
-        return {name: statistics.count_truncated(family) for name, statistics in self.statistics.items()}
+        counts = {name: statistics.count_truncated(family) for name, statistics in self.statistics.items()}
+        return counts | {probe.name: probe.truncated for probe in self.probes}
 
     @cached_property
     def train_overlap(self) -> Mapping[str, int]:
@@ -83,19 +92,22 @@ class PreparedData:
     @property
     def digests(self) -> Mapping[str, str]:
         """Digest of the sources and answers of each split; for a stream, of its first rows."""
-        return {name: statistics.digest for name, statistics in self.statistics.items()}
+        digests = {name: statistics.digest for name, statistics in self.statistics.items()}
+        return digests | {probe.name: probe.whole.statistics.digest for probe in self.probes}
 
     @cached_property
     def row_digests(self) -> Mapping[str, str]:
         """Digest of the whole rows of each split; for a stream, of the sources and answers of its first rows."""
         train = digest_rows(self.train) if isinstance(self.train, Dataset) else self.train_statistics.digest
-        return {"train": train, **{split.name: digest_examples(split.examples) for split in self.final_splits}}
+        digests = {split.name: digest_examples(split.examples) for split in self.final_splits}
+        return {"train": train, **digests, **{probe.name: probe.digest for probe in self.probes}}
 
     @property
     def skipped_rows(self) -> Sequence[SkippedRow]:
         """The invalid rows that were left out; of a stream, those that were met so far."""
         of_sets = (replace(row, split=each.name) for each in self.sets for row in skipped_rows_of(each))
-        return [*self.objective.task.skipped_rows(), *of_sets]
+        of_probes = (row for probe in self.probes for row in probe.skipped_rows())
+        return [*self.objective.task.skipped_rows(), *of_sets, *of_probes]
 
     @property
     def num_skipped(self) -> dict[str, int]:
@@ -106,20 +118,31 @@ class PreparedData:
     @property
     def num_ignored(self) -> dict[str, int]:
         """Number of valid rows of each split that the task left out."""
-        counts = {each.name: each.task.num_ignored_rows().get(each.split, 0) for each in self.sets}
+        sets = (*self.sets, *(probe.probe.task for probe in self.probes))
+        counts = {each.name: each.task.num_ignored_rows().get(each.split, 0) for each in sets}
         counts |= self.objective.task.num_ignored_rows()
         return {split: counts.get(split, 0) for split in self.split_sizes}
 
     @property
     def is_curve_subsampled(self) -> bool:
         """Whether evaluations during training use fewer rows than the one of the selected checkpoint."""
-        sizes = {split.name: len(split.rows) for split in self.curve_splits}
-        return any(sizes.get(split.name, 0) < len(split.rows) for split in self.final_splits)
+        sizes = {split.name: len(split.rows) for split in self.splits_along_curve}
+        return any(sizes.get(split.name, 0) < len(split.rows) for split in self.splits_at_end)
+
+    @property
+    def splits_along_curve(self) -> tuple[TokenizedSplit, ...]:
+        """All splits of the evaluations during training, those of probes included."""
+        return (*self.curve_splits, *(probe.curve for probe in self.probes))
+
+    @property
+    def splits_at_end(self) -> tuple[TokenizedSplit, ...]:
+        """All splits of the evaluation of the selected checkpoint, those of probes included."""
+        return (*self.final_splits, *(probe.whole for probe in self.probes))
 
     @property
     def num_evaluated_rows(self) -> dict[str, dict[str, int]]:
         """Number of rows of each split that are evaluated during training, and with the selected checkpoint."""
-        splits = {"curve": self.curve_splits, "selected": self.final_splits}
+        splits = {"curve": self.splits_along_curve, "selected": self.splits_at_end}
         return {name: {split.name: len(split.rows) for split in each} for name, each in splits.items()}
 
     def record(self) -> dict[str, Any]:
@@ -207,7 +230,7 @@ def prepare_data(
     limits = {"dev": recipe.evaluate.dev_examples, "test": recipe.evaluate.test_examples}
     for split, limit in () if only_train else limits.items():
         examples = to_examples(task, split, splits[split], range(len(splits[split])))
-        curve, whole = _tokenize_evaluated(recipe, objective, split, examples, limit)
+        curve, whole = tokenize_evaluated(recipe, objective, split, examples, limit)
         evaluated.append(curve)
         selected.append(whole)
     sets = () if only_train else tuple(with_tokenizable_set(objective, each) for each in recipe.evaluation_tasks)
@@ -216,48 +239,19 @@ def prepare_data(
         sizes[evaluation_set.name] = len(examples)
         locate = partial(evaluation_set.task.describe_row, evaluation_set.split)
         limit = None if evaluation_set.at_end_only else evaluation_set.examples
-        curve, whole = _tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
+        curve, whole = tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
         evaluated += [] if evaluation_set.at_end_only else [curve]
         selected.append(whole)
-    data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective, sets)
-    _check_truncated_targets(recipe, data)
+    probes = () if only_train else prepare_probes(recipe, objective)
+    sizes |= {probe.name: probe.size for probe in probes}
+    splits_to_evaluate = tuple(evaluated), tuple(selected)
+    data = PreparedData(train, train_sample.statistics, *splits_to_evaluate, sizes, objective, sets, probes)
+    check_truncated_targets(recipe, objective.family, data.statistics)
     for whole in selected:
         _warn_about_unknown_tokens(objective, whole.name, whole.rows)
     if isinstance(train, Dataset) and objective.component.generates:
         _warn_about_unknown_tokens(objective, "train", train)
     return data
-
-
-def _tokenize_evaluated(
-    recipe: Recipe,
-    objective: BoundObjective,
-    name: str,
-    examples: Sequence[Example],
-    limit: int | None,
-    locate: Callable[[int], str] | None = None,
-) -> tuple[TokenizedSplit, TokenizedSplit]:
-    """Tokenizes a split to evaluate.
-
-    Args:
-        recipe: The recipe.
-        objective: The objective.
-        name: Name of the split.
-        examples: All examples of the split.
-        limit: Number of rows that are evaluated along the curve; None for all.
-        locate: Returns the location of the example with an index; None for that in the split of the task.
-
-    Returns:
-        The rows for evaluations along the curve, and those for the evaluation of the selected checkpoint.
-    """
-    answers = [objective.component.answer(example) for example in examples]
-    # Free texts are stratified by the length of their sources.
-    strata = [len(example.source) for example in examples] if objective.component.generates else answers
-    indices = stratified_sample(strata, limit, name)
-    wanted = range(len(examples)) if recipe.evaluate.full_splits else indices
-    chosen, known = [examples[i] for i in wanted], [answers[i] for i in wanted]
-    locate_chosen = None if locate is None else (lambda position: locate(wanted[position]))
-    whole = tokenize_examples(objective, name, chosen, wanted, training=False, answers=known, locate=locate_chosen)
-    return whole.select(indices), whole
 
 
 def _prepare_train(
@@ -289,26 +283,6 @@ def _sample_train(objective: BoundObjective, rows: Any, train: TokenizedSplit, l
     if limit < len(indices):
         indices = sorted(random.Random("train").sample(indices, limit))  # noqa: S311 - not used for security
     return tokenize_rows(objective, "train", rows.select(indices), indices, training=False)
-
-
-def _check_truncated_targets(recipe: Recipe, data: PreparedData) -> None:
-    """Raises if too many targets are truncated, because the model would be scored on a different task."""
-    family = data.objective.family
-    longest = max(max(statistics.target_tokens) for statistics in data.statistics.values())
-    allowed, limit = recipe.train.truncate_targets, f"train.max_target_length = {family.max_target_length} tokens"
-    remedy = f"raise it (the longest target has {longest})"
-    if family.max_target_length < recipe.train.max_target_length:
-        limit = f"the {family.max_target_length} positions of the model's decoder"
-        remedy = f"use a model with more positions (the longest target has {longest} tokens)"
-    for split, counts in data.truncated.items():
-        total = len(data.statistics[split])
-        share = counts["targets"] / total
-        if share > allowed:
-            raise InputError(
-                f"{counts['targets']:,} of {total:,} targets of {recipe.task.name!r} in split {split!r} "
-                f"({share:.1%}) are longer than {limit} and would be truncated; {remedy}, or allow it with "
-                f"train.truncate_targets = {min(1.0, share + 0.005):.2f}"
-            )
 
 
 def _warn_about_unknown_tokens(objective: BoundObjective, split: str, rows: Sequence[Row]) -> None:

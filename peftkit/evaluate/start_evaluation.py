@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import FileIO
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from transformers import PreTrainedModel
 
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.evaluate.evaluator import SplitResult, predict
+from peftkit.evaluate.random_states import random_states, restore_random_states
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
 
@@ -127,7 +126,7 @@ def fingerprint(
     Returns:
         The hash; None if the results of the model cannot be shared.
     """
-    digest, states = hashlib.blake2b(digest_size=16), _random_states()
+    digest, states = hashlib.blake2b(digest_size=16), random_states()
     split = max(splits, key=lambda each: len(each.rows))
     order = sorted(range(len(split.rows)), key=lambda i: (split.rows[i]["source_tokens"], i))
     with _hashed_outputs(digest):
@@ -136,8 +135,8 @@ def fingerprint(
             predictions = predict(model, probe, recipe, objective, accelerator)
             digest.update(json.dumps(predictions, default=str).encode())
     has_embeddings = _hash_embeddings(digest, model, accelerator)
-    if _random_states() != states:
-        _restore_random_states(states)
+    if random_states() != states:
+        restore_random_states(states)
         return None
     return digest.hexdigest() if has_embeddings else None
 
@@ -181,17 +180,3 @@ def _hash_tensor(digest: Any, tensor: Tensor) -> None:
     digest.update(f"{[*tensor.shape]} {tensor.dtype}".encode())
     values = (tensor.detach() + 0).cpu().contiguous().reshape(-1)
     digest.update(values.view(torch.uint8).numpy().data)
-
-
-def _random_states() -> tuple[Any, ...]:
-    """Return the states of the global random number generators, which can be compared."""
-    state: Any = np.random.get_state()
-    name, keys, *numbers = state
-    return random.getstate(), (name, keys.tobytes(), *numbers), torch.get_rng_state().numpy().tobytes()
-
-
-def _restore_random_states(states: tuple[Any, ...]) -> None:
-    python, (name, keys, *numbers), torchs = states
-    random.setstate(python)
-    np.random.set_state((name, np.frombuffer(keys, dtype=np.uint32), *numbers))
-    torch.set_rng_state(torch.frombuffer(bytearray(torchs), dtype=torch.uint8))

@@ -109,7 +109,7 @@ def load_objective(recipe: Recipe) -> tuple[ModelKind, BoundObjective]:
     with explain_load_errors(name, path, revision):
         tokenizer = load_tokenizer(path, options)
     check_vocabulary(name, tokenizer)
-    return kind, _bind_objective(recipe, kind, config, tokenizer)
+    return kind, bind_objective(recipe, kind, config, tokenizer)
 
 
 def load_base(recipe: Recipe) -> LoadedBase:
@@ -276,7 +276,18 @@ def check_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> None:
         raise RecipeError([Problem(recipe.model.name, None, format_key(path), text) for path, text in conflicts])
 
 
-def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:
+def bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreTrainedTokenizerBase) -> BoundObjective:
+    """Bind the objective of a recipe to the family of a model.
+
+    Args:
+        recipe: the recipe.
+        kind: the model's architecture.
+        config: the model's config.
+        tokenizer: its tokenizer.
+
+    Raises:
+        RecipeError: special tokens are missing.
+    """
     # Suppress the tokenizer's warning about long texts: peftkit truncates them and reports how many.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     options = {"trust_remote_code": recipe.model.trust_remote_code}

@@ -108,6 +108,7 @@ class ConsoleLogger(TrainerCallback):
         cells = {"step": f"{row['step']}", "epoch": f"{row['epoch']:.2f}"}
         columns = [(split, key) for split in ("train", "dev", "test") for key in ("loss", evaluation.metric)]
         columns += [(each.name, evaluation.metric) for each in self.recipe.evaluate.set]
+        columns += [(probe.name, probe.metric) for probe in self.recipe.probes]
         for split, key in dict.fromkeys(columns):
             if key in row.get(split, {}):
                 cells[f"{split} {key}"] = f"{row[split][key]:.4f}"
@@ -142,6 +143,8 @@ class ConsoleLogger(TrainerCallback):
         self._print_table(f"selected at step {selected['step']} by dev {metric}", columns | baselines)
         if sets := {each.name: selected[each.name] for each in self.recipe.evaluate.set if each.name in selected}:
             self._print_table("evaluation sets", sets)
+        for name, probe in summary.get("probes", {}).items():
+            self._print_table(f"probe {name}", {"base": probe["base"], "selected": selected[name]})
         if baselines:
             self.print(f"{', '.join(baselines)}: input-blind baselines on test (dev: see summary.json)")
         cost = summary["cost"]

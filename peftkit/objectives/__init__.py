@@ -9,7 +9,7 @@ from peftkit.objectives.chat_completion import ChatCompletion
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.contrastive import ContrastiveEmbedding
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
-from peftkit.objectives.language_modeling import CausalLanguageModeling
+from peftkit.objectives.language_modeling import CausalLanguageModeling, ConditionalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
 from peftkit.objectives.similarity import SimilarityEmbedding
@@ -20,6 +20,7 @@ __all__ = [
     "ChatCompletion",
     "ChoiceRanking",
     "ClassificationHead",
+    "ConditionalLanguageModeling",
     "ContrastiveEmbedding",
     "FreeGeneration",
     "LabelRanking",
@@ -43,6 +44,7 @@ def register_objectives() -> list[type[Objective]]:
         CausalLanguageModeling,
         ChatCompletion,
         ChoiceRanking,
+        ConditionalLanguageModeling,
         ClassificationHead,
         ContrastiveEmbedding,
         FreeGeneration,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -11,13 +13,33 @@ from pydantic import Field, model_validator
 from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
-from peftkit.errors import InputError
+from peftkit.errors import InputError, RowError
+from peftkit.objectives.completions import count_unknown_targets
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class CausalLanguageModeling(Objective):
+class _TextLikelihood(Objective):
+    """Base class of objectives whose predictions are likelihoods of texts."""
+
+    task_kind = "language_modeling"
+    scored_values = ("likelihood",)
+
+    def answer(self, example: Example) -> str:
+        """Return a digest of the text: no answer exists that baselines could give to another text."""
+        return hashlib.blake2b(example.source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+    def answer_text(self, answer: str, example: Example) -> str:
+        """Return an empty text, as in predictions."""
+        return ""
+
+    def describe_constant_answer(self, answer: str) -> tuple[str, str]:
+        """Describe that all texts are equal."""
+        return "the text is the same", "use different texts"
+
+
+class CausalLanguageModeling(_TextLikelihood):
     """Language modeling of whole texts by a decoder; a text is a document.
 
     Every token is predicted exactly once; the first one from the tokenizer's start of text, or from its end of text if
@@ -34,8 +56,6 @@ class CausalLanguageModeling(Objective):
     """Number of tokens that each further block of an evaluated text predicts; the others are context. Less is more
     precise and takes longer. Half of a block if unset."""
 
-    task_kind = "language_modeling"
-    scored_values = ("likelihood",)
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     @model_validator(mode="after")
@@ -100,12 +120,7 @@ class CausalLanguageModeling(Objective):
                 sums[number] -= loglikelihood
                 counts[number] += tokens
         return [
-            {
-                "prediction": "",
-                "loss": nats,
-                "tokens": tokens,
-                "likelihood": {"nats": nats, "tokens": tokens, "bytes": len(example.source.encode())},
-            }
+            _likelihood(nats, tokens, example.source)
             for nats, tokens, example in zip(sums, counts, examples, strict=True)
         ]
 
@@ -122,21 +137,84 @@ class CausalLanguageModeling(Objective):
         texts = context.generate(model, prompts, max_new_tokens=number)
         return [{"prediction": "", "continuation": text} for text in texts]
 
-    def answer(self, example: Example) -> str:
-        """Return a digest of the text: no answer exists that baselines could give to another text."""
-        return hashlib.blake2b(example.source.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-    def answer_text(self, answer: str, example: Example) -> str:
-        """Return an empty text, as in predictions."""
-        return ""
-
-    def describe_constant_answer(self, answer: str) -> tuple[str, str]:
-        """Describe that all texts are equal."""
-        return "the text is the same", "use different texts"
-
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many texts have the unknown token, which is easier to predict than what it stands for."""
         return sum(context.family.contains_unk(row["source"][row["blocks"][0][1] :]) for row in rows)
+
+
+class ConditionalLanguageModeling(_TextLikelihood):
+    """Language modeling by an encoder-decoder, which reads the first half of each text and predicts the second.
+
+    That is the prefix language modeling of T5 (Raffel et al., 2020, section 3.3.1). Halves have the same number of
+    words; a text whose task says which part is predicted is split there. Bits per byte are those of the predicted part
+    and of the end of the text, given the first part.
+    """
+
+    name: Literal["conditional_language_modeling"] = "conditional_language_modeling"
+
+    families: ClassVar[tuple[ModelKind, ...]] = ("encoder-decoder",)
+
+    def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
+        """Tokenize both parts of texts.
+
+        Raises:
+            RowError: A text has one word, or some that the model does not know.
+        """
+        return context.family.tokenize_completions([split_example(each) for each in examples], ranked=False)
+
+    def predict(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        examples: Sequence[Example],
+        context: ObjectiveContext,
+        *,
+        has_targets: bool,
+    ) -> list[Prediction]:
+        """Sum the log-likelihoods of the tokens of each second part; texts to predict are continued instead."""
+        if not has_targets:
+            return [{"prediction": "", "continuation": text} for text in context.generate(model, rows)]
+        scores = context.score_candidates(model, rows)
+        return [
+            _likelihood(-loglikelihood, tokens, split_example(example).target)
+            for (loglikelihood,), (tokens,), example in zip(
+                scores.loglikelihoods, scores.num_tokens, examples, strict=True
+            )
+        ]
+
+    def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
+        """Return how many second parts have the unknown token."""
+        return count_unknown_targets(rows, context)
+
+
+def split_example(example: Example) -> Example:
+    """Split a text into the part that is read and the one that is predicted.
+
+    Args:
+        example: The text as its source, whose target is the part to predict, or the whole text if no part is named.
+
+    Raises:
+        RowError: The text has one word.
+    """
+    if example.target and example.target != example.source and example.source.endswith(example.target):
+        return replace(example, source=example.source.removesuffix(example.target).rstrip())
+    words = [*re.finditer(r"\S+", example.source)]
+    if len(words) < 2:
+        raise RowError("text", "it has one word; an encoder-decoder reads half of a text and predicts the rest")
+    middle = words[len(words) // 2].start()
+    return replace(example, source=example.source[:middle].rstrip(), target=example.source[middle:])
+
+
+def _likelihood(nats: float, tokens: int, text: str) -> Prediction:
+    """Return the prediction of a text.
+
+    Args:
+        nats: Its negative log-likelihood.
+        tokens: The number of its predicted tokens.
+        text: The text that they stand for.
+    """
+    likelihood = {"nats": nats, "tokens": tokens, "bytes": len(text.encode())}
+    return {"prediction": "", "loss": nats, "tokens": tokens, "likelihood": likelihood}
 
 
 def _check_stride(stride: int, size: int) -> None:

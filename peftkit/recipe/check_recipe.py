@@ -12,10 +12,13 @@ from peftkit.distributed import device_requirements as device
 from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
+from peftkit.recipe.evaluation_tasks import EvaluationTask
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
 from peftkit.recipe.partial_recipe import known, without_keys
+from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.tables import EvaluationSet
 from peftkit.recipe.toml_lines import KeyPath
 
 C = TypeVar("C", bound=Component)
@@ -85,15 +88,21 @@ def _data_problems(recipe: Recipe, *, download: bool) -> Sequence[OptionProblem]
 
 
 def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, OptionProblem]]:
-    """Yield what is wrong with the data of evaluation sets, each with the key of the set that has to be changed."""
-    for index, (config, evaluated) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True)):
+    """Yield what is wrong with the data of evaluation sets and probes, each with the key that has to be changed."""
+    sets: list[tuple[KeyPath, EvaluationSet | ProbeConfig, EvaluationTask]] = [
+        (("evaluate", "set", index), config, evaluated)
+        for index, (config, evaluated) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True))
+    ]
+    pairs = zip(recipe.probe, recipe.probes, strict=True)
+    sets += [(("probe", index), config, probe.task) for index, (config, probe) in enumerate(pairs)]
+    for path, config, evaluated in sets:
         for problem in _call(evaluated.task, lambda task: task.find_data_problems(download=download)):
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}
             keys |= {"path": ("path",)} if config.path is not None else {}
             keys |= {"test_split": ("split",)} if config.split is not None else {}
             text = problem.text if problem.option in (*keys, "path") else f"{problem.option}: {problem.text}"
             key = keys.get(problem.option, ("name",))
-            yield ("evaluate", "set", index, *key), replace(problem, text=text)
+            yield (*path, *key), replace(problem, text=text)
 
 
 def check_method_options(recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from peftkit.recipe.deepspeed import sharding_conflicts
 from peftkit.recipe.messages.type_names import describe_type, format_value
 from peftkit.recipe.optimizer_names import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed
+from peftkit.recipe.probes.probe_conflicts import probe_conflicts
 from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.tables import TrainConfig, parse_interval
@@ -88,6 +89,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         sharding_conflicts(recipe),
         *(_component_conflicts(key, component, specs) for key, component in _components(recipe)),
         _objective_conflicts(recipe, kind),
+        probe_conflicts(recipe, kind),
     ]
     conflicts: list[Conflict] = []
     for check in checks:

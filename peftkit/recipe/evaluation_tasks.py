@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast, get_args
 
 from pydantic import ValidationError
@@ -12,13 +13,14 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, c
 
 from peftkit.components import Task
 from peftkit.errors import PluginError
+from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.tables import EvaluationSet
 
 RESERVED_NAMES = (
     *("train", "dev", "test", "step", "samples", "epoch", "tokens", "cost", "calibration", "curve", "format"),
-    *("evaluation_seconds", "reused_evaluation_seconds"),
+    *("evaluation_seconds", "reused_evaluation_seconds", "probe_seconds", "base"),
 )
-"""Entries of evaluations, whose names an evaluation set cannot have."""
+"""Entries of evaluations, whose names an evaluation set or a probe cannot have."""
 SPLITS = ("train", "dev", "test")
 """The splits of a task that does not choose one in its data."""
 FindTask = Callable[[str], type[Task]]
@@ -91,58 +93,79 @@ def find_set_errors(sets: Sequence[EvaluationSet], trained: Task, find_task: Fin
     for index, config in enumerate(sets):
         path = ("evaluate", "set", index)
         if config.name in RESERVED_NAMES:
-            errors.append(_error((*path, "name"), f"{config.name!r} is the name of another entry of evaluations"))
+            errors.append(
+                located_error((*path, "name"), f"{config.name!r} is the name of another entry of evaluations")
+            )
         if config.name.lower() in names:  # files are named by them
-            errors.append(_error((*path, "name"), f"{config.name!r} is the name of another set"))
+            errors.append(located_error((*path, "name"), f"{config.name!r} is the name of another set"))
         names.append(config.name.lower())
-        errors += _task_errors(path, config, trained, find_task)
+        version, of_options = try_task(path, config, partial(make_evaluation_task, config, trained, find_task))
+        errors += of_options
+        kind, needed = type(version.task).kind if version else "", type(trained).kind
+        if version is not None and kind != needed:
+            text = (
+                f"{version.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that "
+                "kind, or measure it as a [[probe]]"
+            )
+            errors.append(located_error((*path, "task", "name"), text))
     return errors
 
 
-def _task_errors(
-    path: tuple[str | int, ...], config: EvaluationSet, trained: Task, find_task: FindTask
-) -> Iterator[InitErrorDetails]:
-    """Yield what is wrong with the task of a set."""
+def try_task(
+    path: tuple[str | int, ...], config: EvaluationSet | ProbeConfig, make: Callable[[], EvaluationTask]
+) -> tuple[EvaluationTask | None, list[InitErrorDetails]]:
+    """Make the task of a set or a probe.
+
+    Args:
+        path: The path of its table.
+        config: The table.
+        make: Makes the task.
+
+    Returns:
+        The task, or None if its options are invalid; and what is wrong.
+    """
     try:
-        version = make_evaluation_task(config, trained, find_task)
+        version = make()
     except ValidationError as error:
-        for details in error.errors(include_url=False):
-            loc = details["loc"]
-            if loc[:1] == ("path",) and config.path is not None:
-                yield _relocated(details, (*path, *loc))
-            elif loc and loc[0] in config.task:
-                yield _relocated(details, (*path, "task", *loc))
-            else:  # of all options together, or of one of the recipe's task
-                required = details["type"] == "missing"
-                text = "missing; it is required" if required else details["msg"].removeprefix("Value error, ")
-                yield _error(path, ": ".join([*map(str, loc), text]))
-        return
+        return None, [_option_error(path, config, details) for details in error.errors(include_url=False)]
     except PluginError as error:
-        yield _error((*path, "task", "name"), str(error))
-        return
+        return None, [located_error((*path, "task", "name"), str(error))]
     except ValueError as error:
-        yield _error((*path, "split"), str(error))
-        return
-    kind, needed = type(version.task).kind, type(trained).kind
-    if kind != needed:
-        text = (
-            f"{version.task.name!r} is a {kind} task, and the model is trained on a {needed} task; use one of that kind"
-        )
-        yield _error((*path, "task", "name"), text)
+        return None, [located_error((*path, "split"), str(error))]
     if type(version.task).as_evaluation_set is Task.as_evaluation_set and version.split not in SPLITS:
-        yield _error(
-            (*path, "split"), f"{version.task.name!r} has the splits train, dev and test, not {version.split!r}"
-        )
+        text = f"{version.task.name!r} has the splits train, dev and test, not {version.split!r}"
+        return version, [located_error((*path, "split"), text)]
+    return version, []
+
+
+def _option_error(
+    path: tuple[str | int, ...], config: EvaluationSet | ProbeConfig, details: ErrorDetails
+) -> InitErrorDetails:
+    """Return an error of a task's options as one of the recipe."""
+    loc = details["loc"]
+    if loc[:1] == ("path",) and config.path is not None:
+        return _relocated(details, (*path, *loc))
+    if loc and loc[0] in config.task:
+        return _relocated(details, (*path, "task", *loc))
+    # Of all options together, or of one of the recipe's task.
+    text = "missing; it is required" if details["type"] == "missing" else details["msg"].removeprefix("Value error, ")
+    return located_error(path, ": ".join([*map(str, loc), text]))
 
 
 def _relocated(details: ErrorDetails, path: tuple[str | int, ...]) -> InitErrorDetails:
     """Return an error of a task as one of the recipe."""
     kind = details["type"]
     if kind not in get_args(core_schema.ErrorType):  # raised by a validator
-        return _error(path, details["msg"])
+        return located_error(path, details["msg"])
     return InitErrorDetails(type=kind, loc=path, input=details["input"], ctx=details.get("ctx", {}))
 
 
-def _error(path: tuple[str | int, ...], text: str) -> InitErrorDetails:
+def located_error(path: tuple[str | int, ...], text: str) -> InitErrorDetails:
+    """Return an error of pydantic for a key.
+
+    Args:
+        path: The path of the key in the recipe.
+        text: What is wrong with it.
+    """
     kind = PydanticCustomError("evaluation_set", "{text}", {"text": text})
     return InitErrorDetails(type=kind, loc=path, input=None)

@@ -22,6 +22,7 @@ from peftkit.recipe.evaluation_tasks import task_tables
 from peftkit.recipe.messages.error_messages import Messages, describe_errors, to_json, type_mismatches
 from peftkit.recipe.messages.type_names import Components, aliases, format_value
 from peftkit.recipe.partial_recipe import known, partial_recipe
+from peftkit.recipe.probes.probe_tasks import probe_tables
 from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.resolve import model_config
@@ -183,6 +184,7 @@ def _component_classes(data: dict[str, Any], registry: Registry) -> Components:
     if isinstance(evaluate, dict):
         sets = task_tables(evaluate.get("set"), data.get("task"))
         tables += [(("evaluate", "set", index, "task"), "task", table) for index, table in sets]
+    tables += [(("probe", index, "task"), "task", table) for index, table in probe_tables(data.get("probe"))]
     classes: dict[KeyPath, type[Component]] = {}
     for path, kind, table in tables:
         name = table.get("name") if isinstance(table, dict) else None

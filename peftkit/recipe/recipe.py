@@ -25,6 +25,8 @@ from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
+from peftkit.recipe.probes.probe_config import ProbeConfig
+from peftkit.recipe.probes.probe_tasks import Probe, find_probe_errors, make_probe
 from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT
@@ -47,6 +49,8 @@ class Recipe(ConfigTable):
     the model, or that of a plugin if there is none."""
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    probe: tuple[ProbeConfig, ...] = ()
+    """Rows of other tasks that show what the model forgets, each under `[[probe]]`."""
     metric: tuple[Annotated[SerializeAsAny[Metric], component_validator("metric")], ...] = ()
     callback: tuple[Annotated[SerializeAsAny[Callback], component_validator("callback")], ...] = ()
     track: TrackConfig = TrackConfig()
@@ -55,7 +59,9 @@ class Recipe(ConfigTable):
     _built_in: frozenset[type[Objective]] = PrivateAttr(default=frozenset())
     """Those of them that are part of peftkit."""
     _set_tasks: dict[str, type[Task]] = PrivateAttr(default_factory=dict)
-    """The classes of the tasks of evaluation sets, by name."""
+    """The classes of the tasks of evaluation sets and probes, by name."""
+    _metrics: tuple[type[Metric], ...] = PrivateAttr(default=())
+    """The installed metrics."""
 
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:
@@ -70,13 +76,21 @@ class Recipe(ConfigTable):
     @model_validator(mode="after")
     def _check_evaluation_sets(self, info: ValidationInfo) -> Recipe:
         registry: Any = (info.context or {}).get("registry")
-        if registry is not None and self.evaluate.set and self.task is not None:
+        if registry is None:
+            return self
 
-            def find_task(name: str) -> type[Task]:
-                return self._set_tasks.setdefault(name, registry.find("task", name).component)
+        def find_task(name: str) -> type[Task]:
+            return self._set_tasks.setdefault(name, registry.find("task", name).component)
 
-            if errors := find_set_errors(self.evaluate.set, self.task, find_task):
-                raise ValidationError.from_exception_data("evaluation sets", errors)
+        errors = []
+        if self.evaluate.set and self.task is not None:
+            errors += find_set_errors(self.evaluate.set, self.task, find_task)
+        if self.probe:
+            self._metrics = tuple(each.component for each in registry.all("metric").values())
+            names = [each.name for each in self.evaluate.set]
+            errors += find_probe_errors(self.probe, names, find_task, self._metrics)
+        if errors:
+            raise ValidationError.from_exception_data("evaluation sets", errors)
         return self
 
     @property
@@ -84,6 +98,16 @@ class Recipe(ConfigTable):
         """The tasks of the evaluation sets, in their order."""
         find_task = self._set_tasks.__getitem__
         return tuple(make_evaluation_task(each, self.task, find_task) for each in self.evaluate.set)
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """The probes, in their order."""
+        return tuple(make_probe(self, each, self._set_tasks.__getitem__, self._metrics) for each in self.probe)
+
+    @property
+    def all_evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of the evaluation sets and of the probes."""
+        return (*self.evaluation_tasks, *(probe.task for probe in self.probes))
 
     @property
     def objectives(self) -> tuple[type[Objective], ...]:
@@ -130,6 +154,7 @@ class Recipe(ConfigTable):
         run: Mapping[str, Any] | BaseModel | None = None,
         train: Mapping[str, Any] | BaseModel | None = None,
         evaluate: Mapping[str, Any] | BaseModel | None = None,
+        probe: Sequence[Mapping[str, Any] | BaseModel] | None = None,
         metric: str | Sequence[str | Mapping[str, Any] | BaseModel] | None = None,
         callback: str | Sequence[str | Mapping[str, Any] | BaseModel] | None = None,
         objective: str | Mapping[str, Any] | BaseModel | None = None,
@@ -147,6 +172,7 @@ class Recipe(ConfigTable):
             run: The table ``[run]``.
             train: The table ``[train]``.
             evaluate: The table ``[evaluate]``.
+            probe: The tables of probes, each as under ``[[probe]]``.
             metric: The names or tables of the metrics; None for the task's own.
             callback: The names or tables of callbacks.
             objective: The name or the table of the objective; None for the one of the task's kind and the model.
@@ -164,7 +190,7 @@ class Recipe(ConfigTable):
         build_recipe = import_module("peftkit.recipe.build_recipe").build_recipe
         tables = {"model": model, "task": task, "method": method, "run": run, "train": train, "evaluate": evaluate}
         recipe: Recipe = build_recipe(
-            {**tables, "objective": objective, "metric": metric, "callback": callback, "track": track},
+            {**tables, "probe": probe, "objective": objective, "metric": metric, "callback": callback, "track": track},
             budget=budget,
             overrides=overrides,
             extends=extends,

@@ -8,7 +8,9 @@
 ``evaluations.jsonl``  one line per evaluation
 ``examples.parquet``   per-example results of all evaluations on dev and test (``example_tables``); one
                        file per evaluation in ``examples/`` until the run ends
-``predictions/``       ``dev.jsonl`` and ``test.jsonl`` of the selected checkpoint, one line per example
+``predictions/``       ``dev.jsonl`` and others of the selected checkpoint, one line per example
+``probes.json``        scores of the base model on the probes, if there are any; also in the summary
+``probes/NAME/``       per-example results on a probe: ``examples.parquet``, and ``base.parquet`` of the base model
 ``model/``             the trained parameters at the selected checkpoint, in their library's format
 ``summary.json``       the outcome, written last
 ``.lock``              locked by the process that trains the run (``lock``); empty

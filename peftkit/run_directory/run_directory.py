@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shlex
-import shutil
 import time
 import tomllib
 import uuid
@@ -15,35 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.argument_names import format_argument, on_command_line
-from peftkit.atomic_files import append_line, replace_folder, write_file
+from peftkit.atomic_files import append_line, replace_folder
 from peftkit.errors import InputError, RunError
-from peftkit.example_tables import (
-    evaluation_file_name,
-    example_table,
-    list_evaluations,
-    read_tables,
-    select_curve_evaluations,
-    write_table,
-)
 from peftkit.file_formats import RUN_FORMAT, migrate_recipe, migrate_run_file
 from peftkit.json_files import read_json, read_json_lines, to_json
+from peftkit.run_directory.stored_examples import StoredExamples
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
 
 FORMAT = RUN_FORMAT
 
 
-class RunDirectory:
+class RunDirectory(StoredExamples):
     """The files of one run.
 
     Args:
         path: An existing folder; ``create`` makes a new one.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     @property
     def resume_command(self) -> str:
@@ -118,9 +106,6 @@ class RunDirectory:
         """
         self._write(name, lambda path: path.write_bytes(text.encode("utf-8", "backslashreplace")))
 
-    def _write(self, name: str, write: Callable[[Path], object]) -> None:
-        write_file(self.path / name, write)
-
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors as a safetensors file, atomically.
 
@@ -167,69 +152,6 @@ class RunDirectory:
             RunError: The line cannot be written; the file is unchanged.
         """
         append_line(self.path / "evaluations.jsonl", to_json({"format": FORMAT, **row}))
-
-    def add_examples(self, step: int, predictions: Mapping[str, Sequence[Mapping[str, Any]]], *, whole: bool) -> None:
-        """Store the per-example results of an evaluation.
-
-        Args:
-            step: Optimizer steps before the evaluation.
-            predictions: The predictions by split.
-            whole: Whether this is the evaluation of the full splits at the end.
-
-        Raises:
-            RunError: They cannot be written.
-        """
-        tables = [example_table(step, split, rows, whole=whole) for split, rows in predictions.items()]
-        self._write(f"examples/{evaluation_file_name(step, whole=whole)}", lambda path: write_table(tables, path))
-
-    def merge_examples(self) -> None:
-        """Merge the per-example results of all evaluations into ``examples.parquet``.
-
-        Raises:
-            RunError: The file cannot be written; the results are unchanged.
-        """
-        tables = read_tables(self.path)
-        if tables:
-            self._write("examples.parquet", lambda path: write_table(tables, path))
-            shutil.rmtree(self.path / "examples", ignore_errors=True)
-
-    def truncate_examples(self, steps: Sequence[int]) -> None:
-        """Delete the per-example results of the other evaluations, and of the one at the end.
-
-        Args:
-            steps: The steps of the evaluations along the curve that are kept.
-
-        Raises:
-            InputError: The results of one of these evaluations are missing.
-            RunError: The results cannot be written.
-        """
-        tables = [select_curve_evaluations(table, steps) for table in read_tables(self.path)]
-        stored = set[str]().union(*map(list_evaluations, tables))
-        missing = [step for step in steps if evaluation_file_name(step, whole=False) not in stored]
-        if missing:
-            raise InputError(
-                f"{self.path}: there are no results per example of the evaluation at step {missing[0]}; restore "
-                f"examples.parquet or examples/, or start a new run without {format_argument('resume')}"
-            )
-        if steps:
-            self._write("examples.parquet", lambda path: write_table(tables, path))
-        else:
-            (self.path / "examples.parquet").unlink(missing_ok=True)
-        shutil.rmtree(self.path / "examples", ignore_errors=True)
-
-    def examples(self) -> pa.Table | None:
-        """Read the per-example results of all evaluations; ``example_tables`` describes the columns.
-
-        Returns:
-            The table; None for runs of format 1 and imported runs.
-
-        Raises:
-            InputError: A file cannot be read.
-        """
-        import pyarrow as pa
-
-        tables = read_tables(self.path)
-        return pa.concat_tables(tables) if tables else None
 
     def replace_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """Replace a folder by a new one, atomically.

@@ -17,7 +17,7 @@ from peftkit.tasks.text_tasks.text_pairs import TextPairs
 from peftkit.tasks.text_tasks.text_regression import TextRegression
 from peftkit.tasks.text_tasks.text_similarity import TextSimilarity
 from peftkit.tasks.token_tagging import TokenTagging
-from peftkit.tasks.wordnet import WordNetDistractors, WordNetMcq, WordNetTopic
+from peftkit.tasks.wordnet import WordNetDistractors, WordNetGlosses, WordNetMcq, WordNetTopic
 
 
 @hookimpl
@@ -42,6 +42,7 @@ def register_tasks() -> list[type[Task]]:
         TokenTagging,
         TweetEval,
         WordNetDistractors,
+        WordNetGlosses,
         WordNetMcq,
         WordNetTopic,
         *suite_tasks(),

@@ -19,9 +19,10 @@ LONG_TEXT = 20
 
 
 class PlainText(DatasetTask):
-    """Plain text for language modeling, on your own data; each row is a document, all of which is predicted.
+    """Plain text for language modeling, on your own data; each row is a document.
 
-    Decoders only. Prompt fields, for documents of several columns: ``{text}`` and any column.
+    Decoders predict all of it, encoder-decoders its second half from the first. Prompt fields, for documents of several
+    columns: ``{text}`` and any column.
     """
 
     name: Literal["plain_text"] = "plain_text"

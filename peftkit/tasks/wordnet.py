@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 DATA_DIR = Path(__file__).parents[1] / "assets" / "wordnet"
+WORDS_OF_FOLDERS = {"mcq_far": "answer", "mcq_sisters": "answer", "distractors": "word"}
+"""Folders of rows that name the noun, and the column of the noun."""
 
 
 class WordNetTask(Task):
@@ -101,6 +103,41 @@ class WordNetMcq(WordNetTask):
         # get_texts rejects a CSV cell, which is a string; tuple() would split it into characters.
         choices = tuple(get_texts(row, ["choices"])) if "choices" in row else (row["choices"],)
         return Example(f"choose: {row['gloss']}", row["answer"], choices, group=", ".join(sorted(choices)))
+
+
+class WordNetGlosses(WordNetTask):
+    """Words and their definitions as running text, such as a probe of what the pocket models know of WordNet.
+
+    Nouns of the tasks that name them, each once. Those of ``dev`` and ``test`` are in no training split of a WordNet
+    task, and the pocket models were pre-trained without them; ``train`` was part of their pre-training. Text:
+    ``define: <word> <definition>``, as in pre-training; encoder-decoders read ``define: <word>`` and predict the
+    definition.
+    """
+
+    name: Literal["wordnet_glosses"] = "wordnet_glosses"
+
+    kind = "language_modeling"
+    metrics = ("bits_per_byte", "perplexity")
+    selection_metric = "bits_per_byte"
+
+    def load(self) -> DatasetDict:
+        """Loads the three splits, joined from those of the other tasks."""
+        import pyarrow.parquet as pq
+        from datasets import Dataset, DatasetDict
+
+        splits = {}
+        for split in ("train", "dev", "test"):
+            words: dict[str, dict[str, str]] = {}
+            for folder, key in WORDS_OF_FOLDERS.items():
+                table = pq.read_table(DATA_DIR / folder / f"{split}.parquet", columns=["synset", "gloss", key])
+                for row in table.to_pylist():
+                    words.setdefault(row["synset"], {"word": row[key], "gloss": row["gloss"]})
+            splits[split] = Dataset.from_list([{"synset": synset, **row} for synset, row in words.items()])
+        return DatasetDict(splits)
+
+    def to_example(self, row: Mapping[str, Any]) -> Example:
+        """``define: <word> <definition>``."""
+        return Example(f"define: {row['word']} {row['gloss']}", row["gloss"])
 
 
 class WordNetDistractors(WordNetTask):

@@ -74,7 +74,7 @@ class CheckpointSelector:
         self.metric, self.higher_is_better = "", True
         """The metric that selects, and its direction."""
         self.reported: dict[str, dict[str, float]] = {}
-        """Final values of the selected checkpoint on dev, test and the evaluation sets."""
+        """Final values of the selected checkpoint on dev, test, the evaluation sets and the probes."""
         self.calibration: dict[str, Any] = {}
         """What the objective chose for the selected checkpoint by dev."""
 
@@ -131,17 +131,17 @@ class CheckpointSelector:
                 f"{self.metric} on dev was not finite in any of the {evaluations} evaluations, so no checkpoint can be "
                 "selected; lower train.learning_rate, or set evaluate.selection_metric to another metric"
             )
-        names = [split.name for split in self.data.final_splits]
+        names = [split.name for split in self.data.splits_at_end]
         self.reported = {name: self.row[name] for name in names if name in self.row}
         self.calibration = self.row.get("calibration", {})
         if self.data.is_curve_subsampled:
             if self.row["step"] != step:
                 self._load(self.row["step"], save=resumed)
-            results = evaluate_splits(self.data.final_splits)
+            results = evaluate_splits(self.data.splits_at_end)
             self.reported = {name: result.values for name, result in results.items()}
             self.calibration = results["dev"].calibration
             if self.run is not None:
-                self.run.add_examples(self.row["step"], stored_predictions(results), whole=True)
+                store_examples(self.run, self.row["step"], results, self.data, whole=True)
             self._write_predictions(results)
         if self.run is not None:
             self.run.merge_examples()
@@ -174,6 +174,22 @@ class CheckpointSelector:
                 self.run.write_lines(f"predictions/{name}.jsonl", predictions)
 
 
+def store_examples(run: RunDirectory, step: int, results: Results, data: PreparedData, *, whole: bool) -> None:
+    """Store the per-example results of an evaluation, those of probes in their folders.
+
+    Args:
+        run: The run directory.
+        step: Optimizer steps before the evaluation.
+        results: Its results by split.
+        data: The data of the run.
+        whole: Whether this is the evaluation of the full splits at the end.
+    """
+    predictions = stored_predictions(results)
+    for name in [probe.name for probe in data.probes]:
+        run.probe(name).add_examples(step, {name: predictions.pop(name)}, whole=whole)
+    run.add_examples(step, predictions, whole=whole)
+
+
 def stored_predictions(results: Results) -> dict[str, list[Prediction]]:
-    """Return the predictions of dev, test and evaluation sets, the splits with stored per-example results."""
+    """Return the predictions of dev, test, evaluation sets and probes, the splits with stored per-example results."""
     return {name: result.predictions for name, result in results.items() if name != "train"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.components import TrainContext
 from peftkit.components.callback import EvaluationResult
+from peftkit.data.probes.prepared_probe import PreparedProbe
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import SplitResult, evaluate
@@ -16,7 +17,7 @@ from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations,
 from peftkit.models import BoundObjective
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import LoopCallback, MeterList
-from peftkit.train.checkpoint_selection import CheckpointSelector, stored_predictions
+from peftkit.train.checkpoint_selection import CheckpointSelector, store_examples
 from peftkit.train.state import EvaluationRow
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 REUSED = "reused_evaluation_seconds"
 """Key of an evaluation that is another run's: the seconds that it took there."""
-
+PROBE_SECONDS = "probe_seconds"
+"""Key of the seconds that the probes took of those of an evaluation."""
 
 TIMED_ROWS = 16
 """Rows of each split that are evaluated to see how long it takes, if that limits training and nothing is evaluated
@@ -44,10 +46,13 @@ class Evaluations(LoopCallback):
 
     def __init__(self, meters: MeterList, run: RunDirectory | None, known: StartEvaluations | None = None) -> None:
         self.meters, self.run, self.known = meters, run, known or StartEvaluations()
+        self._probes: Mapping[str, PreparedProbe] = {}
+        self._probe_seconds = 0.0
 
     def attach(self, trainer: Trainer) -> None:
         """Create the selector of checkpoints."""
         super().attach(trainer)
+        self._probes = {probe.name: probe for probe in trainer.data.probes}
         self.selection = CheckpointSelector(
             trainer.recipe, trainer.module, trainer.strategy, trainer.accelerator, trainer.data, self.run
         )
@@ -58,7 +63,8 @@ class Evaluations(LoopCallback):
             state.evaluation_due = False
             self._evaluate()
         elif self.trainer.recipe.train.budget.wall_seconds is not None and not self.trainer.clock.knows_evaluation:
-            self._evaluate_splits([each.select(each.indices[:TIMED_ROWS]) for each in self.trainer.data.curve_splits])
+            splits = self.trainer.data.splits_along_curve
+            self._evaluate_splits([each.select(each.indices[:TIMED_ROWS]) for each in splits])
 
     def on_train_end(self, context: TrainContext) -> None:
         """Evaluate the selected checkpoint on the full splits, if that has not been done.
@@ -102,7 +108,7 @@ class Evaluations(LoopCallback):
         if progress.step == 0 and self.known.shared and trainer.accelerator.num_processes == 1:
             results, seconds, reused_seconds = self._evaluate_start()
         else:
-            results, seconds = self._evaluate_splits(trainer.data.curve_splits)
+            results, seconds = self._evaluate_splits(trainer.data.splits_along_curve)
         row: EvaluationRow = {
             "step": progress.step,
             "samples": progress.samples,
@@ -111,6 +117,7 @@ class Evaluations(LoopCallback):
             "cost": {**self.meters.totals(), "wall_seconds": trainer.clock.seconds},
             "evaluation_seconds": seconds,
             **({REUSED: reused_seconds} if reused_seconds is not None else {}),
+            **({PROBE_SECONDS: self._probe_seconds if reused_seconds is None else 0.0} if self._probes else {}),
             "train": {"step_loss": trainer.state.pop_mean_loss()},
         }
         for name, result in results.items():
@@ -120,7 +127,7 @@ class Evaluations(LoopCallback):
         trainer.state.evaluations.append(row)
         with trainer.clock.time_saving("evaluation"):
             if self.run is not None:
-                self.run.add_examples(progress.step, stored_predictions(results), whole=False)
+                store_examples(self.run, progress.step, results, trainer.data, whole=False)
                 self.run.append_evaluation(row)
             is_best = self.selection.offer(row, results)
         selection = self.selection
@@ -137,8 +144,9 @@ class Evaluations(LoopCallback):
             The results of splits by name, the seconds that this took, and, if another run's evaluation is reused, the
             seconds that it took there.
         """
-        trainer, splits, started = self.trainer, self.trainer.data.curve_splits, time.perf_counter()
-        key = fingerprint(trainer.module, splits, trainer.recipe, trainer.objective, trainer.accelerator)
+        trainer, splits, started = self.trainer, self.trainer.data.splits_along_curve, time.perf_counter()
+        compared = trainer.data.curve_splits
+        key = fingerprint(trainer.module, compared, trainer.recipe, trainer.objective, trainer.accelerator)
         known = None if key is None else self.known.get(key)
         seconds = time.perf_counter() - started
         trainer.state.evaluation_seconds += seconds
@@ -152,6 +160,7 @@ class Evaluations(LoopCallback):
     def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
         """Return the results of splits by name, and the seconds that they took."""
         trainer, started = self.trainer, time.perf_counter()
+        self._probe_seconds = 0.0
         trainer.memory.give_back()  # what evaluations take is not that of steps
         objective, results = trainer.objective, dict.fromkeys([split.name for split in splits], SplitResult({}, []))
         for split in sorted(splits, key=lambda each: each.name != "dev"):  # thresholds are chosen on dev
@@ -163,15 +172,17 @@ class Evaluations(LoopCallback):
         return results, seconds
 
     def _evaluate_split(self, split: TokenizedSplit, objective: BoundObjective) -> SplitResult:
-        trainer, started = self.trainer, time.perf_counter()
+        trainer, started, probe = self.trainer, time.perf_counter(), self._probes.get(split.name)
         result = evaluate(
             trainer.module,
             split,
-            trainer.recipe,
-            objective,
+            probe.recipe if probe else trainer.recipe,
+            probe.objective if probe else objective,
             trainer.accelerator,
             all_ranks_forward=trainer.strategy.all_ranks_forward,
             calibrate=split.name == "dev",
         )
-        trainer.clock.add_evaluation(split.name, len(split.rows), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        trainer.clock.add_evaluation(split.name, len(split.rows), seconds)
+        self._probe_seconds += seconds if probe else 0.0
         return result

@@ -29,6 +29,7 @@ from peftkit.distributed.accelerator import assert_same_weights, init_accelerato
 from peftkit.distributed.environment_variables import environment_notice
 from peftkit.distributed.launch_config import read_launch
 from peftkit.errors import DivergedError, RunError, RunInterrupted, StopRequested
+from peftkit.evaluate.base_measurement import measure_base
 from peftkit.evaluate.baselines import BaselineScores, check_not_trivial, compute_baselines
 from peftkit.evaluate.shared_inputs import SharedInputs
 from peftkit.hub_commits import hub_is_unreachable, set_offline
@@ -59,7 +60,7 @@ from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
-from peftkit.train.evaluation import REUSED, Evaluations
+from peftkit.train.evaluation import PROBE_SECONDS, REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume_checks import changed_versions, check_inputs, find_run_to_resume
@@ -188,6 +189,7 @@ def run(
         steps = planned_steps_of_run(recipe, data, batch)
         reference = ReferencePasses(recipe, base, data, accelerator)
         batches = partial(first_batches, recipe, data.train, base.objective, base.model, batch)
+        measured = measure_base(recipe, base, data, accelerator, previous)
         model = apply_method(recipe, base, steps, batches)
         # torch cannot count products with quantized weights; there are as many as with unquantized ones.
         mac_model = (
@@ -217,6 +219,8 @@ def run(
             opened.open(original_recipe, environment, previous)
             opened.write("baselines.json", {"baselines": opened.baseline_scores})
             opened.write("loading.json", base.record())
+            if opened.directory is not None:
+                measured.write(opened.directory)
 
         run_on_main(accelerator, open_run_directory)
         directory = opened.directory
@@ -262,7 +266,7 @@ def run(
         if directory is not None:
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
-            summary |= {"revisions": dict(revisions), **reference.record()}
+            summary |= {"revisions": dict(revisions), **reference.record(), **measured.record()}
             if rows := data.skipped_rows:  # of a stream, further ones
                 directory.write_lines("skipped.jsonl", map(asdict, rows))
             directory.write_json("summary.json", summary)
@@ -336,7 +340,7 @@ def _summarize(
     recipe, state, data = trainer.recipe, trainer.state, trainer.data
     last, progress, selected = state.evaluations[-1], state.progress, selection.row or {}
     rows, rows_per_step = data.split_sizes["train"], data.rows_per_step(recipe.train.tokens_per_batch)
-    splits = ("train", *(split.name for split in data.final_splits))
+    splits = ("train", *(split.name for split in data.splits_at_end))
     return {
         "status": "done",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -372,6 +376,7 @@ def _summarize(
         "cost": last["cost"],
         "evaluation_seconds": state.evaluation_seconds,
         "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
+        "probe_seconds": sum(row.get(PROBE_SECONDS, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
         "compiled": None if trainer.train_step.compiled is None else trainer.train_step.compiled.record(),
         **opened.sizes_and_digests(),

@@ -268,7 +268,8 @@ class Trainer:
             clock.before_training = clock.seconds
         if limit is None:
             return
-        splits = (*self.data.curve_splits, *(self.data.final_splits if self.data.is_curve_subsampled else ()))
+        data = self.data
+        splits = (*data.splits_along_curve, *(data.splits_at_end if data.is_curve_subsampled else ()))
         reserved = clock.reserve((split.name, len(split.rows)) for split in splits)
         seconds, before, reserved = self.broadcast_from_main(clock.seconds, clock.before_training, reserved)
         progress.wall_seconds, progress.wall_seconds_before, progress.wall_seconds_reserved = seconds, before, reserved

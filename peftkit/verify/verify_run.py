@@ -136,7 +136,7 @@ def _check_files(path: Path, registry: Registry, loaded: list[RecordedRun]) -> I
 def _load_data(run: RecordedRun, registry: Registry) -> tuple[RecordedRun, list[Check]]:
     """Add the data as they are read now, or the reason why they cannot be read; invalid rows count as a difference."""
     try:
-        for task in (run.recipe.task, *(each.task for each in run.recipe.evaluation_tasks)):
+        for task in (run.recipe.task, *(each.task for each in run.recipe.all_evaluation_tasks)):
             task.load()
         _, objective = load_objective(run.recipe)
     except Exception as error:  # of the hub, a missing file, or a plugin's task

@@ -114,7 +114,7 @@ def test_the_preview_shows_texts_and_no_answers(tmp_path: Path) -> None:
     assert "answers" not in statistics
 
 
-@pytest.mark.parametrize("model", ["pocket-t5", "pocket-encoder"])
+@pytest.mark.parametrize("model", ["pocket-encoder"])
 def test_other_kinds_of_model_are_refused(model: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="use one of kind decoder"):
         recipe_for(tmp_path, model)

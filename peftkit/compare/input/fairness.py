@@ -97,7 +97,8 @@ def _data(run: LoadedRun) -> Mapping[str, Any]:
     train, run_table = run.recipe.get("train", {}), run.recipe.get("run", {})
     lengths = {f"train.{key}": train.get(key) for key in ("max_source_length", "max_target_length")}
     sample = {f"run.{key}": run_table.get(key) for key in ("resample_train", "subset_fraction")}
-    sets = run.summary.get("evaluation_sets", ())  # their rows matter only where runs are compared by them
+    # Their rows matter only where runs are compared by them.
+    sets = (*run.summary.get("evaluation_sets", ()), *(run.summary.get("probes") or {}))
     left_out = [name for name in sets if name != run.test_split]
     rows = {
         key: {split: value for split, value in run.summary.get(key, {}).items() if split not in left_out}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +15,22 @@ from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.output.across_pages import render as render_across
+from peftkit.compare.output.figure_style import COLOURS, MARKERS, NAMES, figure_style, line_look, subplots
+from peftkit.compare.output.forgetting_figures import common_probes, draw_forgetting
 from peftkit.compare.output.table_formats import render
 from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.compare.regret import RegretCurves, regret_curves
+from peftkit.compare.retention.forgetting import choose_probe
 from peftkit.compare.run_curve import RunCurve
 from peftkit.compare.scores_by_cost import cost, has_cost
 from peftkit.errors import InputError, RunError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
-DASHES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "D", "^")
 DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}
 LABEL_DISTANCE = 0.04
 """Baselines closer than this share of the panel's height share a label."""
 MAX_METHODS = 8
 """The most methods per figure, so that lines stay distinguishable: the best ones and the baseline are drawn."""
 COST_AXES = ("gmacs", "gmacs_with_tuning", "seconds", "wall_seconds", "samples", "tokens", "joules")
-NAMES = {
-    "gmacs": "GMACs",
-    "gmacs_with_tuning": "GMACs with tuning",
-    "seconds": "seconds of training",
-    "wall_seconds": "seconds waited",
-    "joules": "joules",
-}
 
 
 def draw_figures(groups: Sequence[RunGroup], folder: Path, forms: Sequence[str], **options: Any) -> list[Path]:
@@ -87,13 +77,15 @@ def _write_figures(
     return files
 
 
-def draw_comparison(group: RunGroup, comparison: Comparison, kind: str) -> Any:
+def draw_comparison(group: RunGroup, comparison: Comparison, kind: str, probe: str | None = None) -> Any:
     """Draw one figure of a comparison.
 
     Args:
         group: the runs.
         comparison: their comparison.
-        kind: ``curves``, the scores against the comparison's cost, or ``pareto``, each method's score and cost.
+        kind: ``curves``, the scores against the comparison's cost, ``pareto``, each method's score and cost, or
+            ``forgetting``, what is forgotten on a probe.
+        probe: the name of the probe; None for the only one.
 
     Returns:
         A matplotlib figure.
@@ -102,13 +94,15 @@ def draw_comparison(group: RunGroup, comparison: Comparison, kind: str) -> Any:
         InputError: there is no such kind, or the cost does not grow in the course of a run.
         RunError: matplotlib is not installed.
     """
-    if kind not in ("curves", "pareto"):
-        raise InputError(f"no figure is called {kind!r}; known are curves, pareto")
-    if kind == "curves" and comparison.by not in COST_AXES:
+    if kind not in ("curves", "pareto", "forgetting"):
+        raise InputError(f"no figure is called {kind!r}; known are curves, pareto, forgetting")
+    if kind != "pareto" and comparison.by not in COST_AXES:
         raise InputError(f"{comparison.by!r} does not grow in the course of a run; draw 'pareto' instead of 'curves'")
     with figure_style():
         if kind == "pareto":
             figure = _draw_pareto(group, comparison)
+        elif kind == "forgetting":
+            figure = draw_forgetting(group, comparison, _choose_methods(comparison), choose_probe(group, probe))
         else:
             figure = _draw_curves(group, comparison, _choose_methods(comparison), comparison.by)
         figure.draw_without_rendering()  # ticks get the style of the first drawing
@@ -130,7 +124,7 @@ def draw_run(curve: RunCurve, by: str, title: str) -> Any:
         RunError: matplotlib is not installed.
     """
     with figure_style():
-        figure, panel = _subplots(figsize=(6, 3.6))
+        figure, panel = subplots(figsize=(6, 3.6))
         for index, (split, points) in enumerate(curve.lines.items()):
             costs, scores = zip(*points, strict=True)
             look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
@@ -172,44 +166,6 @@ def _compare_across(groups: Sequence[RunGroup], options: Mapping[str, Any]) -> A
         return None
 
 
-@contextmanager
-def figure_style() -> Iterator[None]:
-    """Set matplotlib's parameters for the figures, and restore those of the process.
-
-    Raises:
-        RunError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise RunError("figures need matplotlib: pip install 'peftkit[figures]'") from error
-    style: dict[str, Any] = {"svg.hashsalt": "peftkit", "svg.fonttype": "none", "axes.spines.top": False}
-    style |= {"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
-    with matplotlib.rc_context(style):
-        yield
-
-
-def _subplots(*grid: int, figsize: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    """Create a figure and its panels without pyplot, which would choose a window system for the whole process."""
-    figure = _figure_class()(figsize=figsize, layout="constrained")
-    return figure, figure.subplots(*grid, **options)
-
-
-@cache
-def _figure_class() -> Any:
-    from matplotlib.figure import Figure
-
-    class NotebookFigure(Figure):  # type: ignore[misc, unused-ignore]
-        """A figure that notebooks show without pyplot."""
-
-        def _repr_png_(self) -> bytes:
-            file = io.BytesIO()
-            self.savefig(file, format="png", dpi=100)
-            return file.getvalue()
-
-    return NotebookFigure
-
-
 def _choose_methods(comparison: Comparison) -> list[str]:
     """The methods to draw: the best ones, and the baseline."""
     chosen = [row.method for row in comparison.lines[:MAX_METHODS]]
@@ -235,6 +191,8 @@ def _draw_group(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, 
     if memory:
         yield "memory", _draw_bars(memory, "peak memory (GiB)")
     yield "pareto", _draw_pareto(group, comparison)
+    for name in common_probes(group):
+        yield f"forgetting-{name}", draw_forgetting(group, comparison, chosen, name)
     tried = regret_curves(group)
     if tried and any(trial.learning_rate for trial in tried.tried):
         yield "regret", _draw_regret(group, tried, [label for label in chosen if label in tried.methods])
@@ -243,7 +201,7 @@ def _draw_group(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, 
 def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str]) -> Any:
     """Dev score and loss against the learning rate, mean over its trials; the chosen rate is marked."""
     values = (("score", f"dev {curves.metric}"), ("loss", "dev loss"))
-    figure, panels = _subplots(1, len(values), figsize=(8.7, 3.6), sharex=True)
+    figure, panels = subplots(1, len(values), figsize=(8.7, 3.6), sharex=True)
     for panel, (value, name) in zip(panels, values, strict=True):
         for index, label in enumerate(chosen):
             points: dict[float, list[float]] = defaultdict(list)
@@ -253,7 +211,7 @@ def _draw_regret(group: RunGroup, curves: RegretCurves, chosen: Sequence[str]) -
                 if trial.method == label and trial.regret is not None and trial.learning_rate and number is not None:
                     points[trial.learning_rate].append(number)
                     best |= {trial.learning_rate} if trial.chosen else set()
-            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            look = line_look(index)
             marker = MARKERS[index % len(MARKERS)]
             rates = sorted(points)
             panel.plot(rates, [np.mean(points[x]) for x in rates], marker=marker, markersize=3, label=label, **look)
@@ -279,7 +237,7 @@ def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str],
         if all(len(_score_curve(run, axis, s, comparison.metric)[0]) for run in runs)
     ]
     size = (1.5 + 3.6 * len(splits), 3.6)
-    figure, panels = _subplots(1, len(splits), figsize=size, sharex=True, squeeze=False)
+    figure, panels = subplots(1, len(splits), figsize=size, sharex=True, squeeze=False)
     for panel, split in zip(panels[0], splits, strict=True):
         for index, label in enumerate(chosen):
             lines = [_score_curve(run, axis, split, comparison.metric) for run in group.runs[label].values()]
@@ -288,7 +246,7 @@ def _draw_curves(group: RunGroup, comparison: Comparison, chosen: Sequence[str],
             if not len(grid):
                 continue
             values = np.stack([np.interp(grid, *line) for line in lines])
-            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+            look = line_look(index)
             marker = MARKERS[index % len(MARKERS)]
             panel.plot(grid, values.mean(0), marker=marker, markersize=3, label=label, **look)
             if len(values) > 1:
@@ -311,7 +269,7 @@ def _score_curve(run: LoadedRun, axis: str, split: str, metric: str) -> tuple[An
 
 def _draw_bars(values: dict[str, float], name: str) -> Any:
     order = sorted(values, key=values.__getitem__)
-    figure, panel = _subplots(figsize=(6, 0.6 + 0.24 * len(order)))
+    figure, panel = subplots(figsize=(6, 0.6 + 0.24 * len(order)))
     bars = panel.barh(order, [values[label] for label in order], color=COLOURS[0])
     panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
     panel.set(xlabel=name)
@@ -322,7 +280,7 @@ def _draw_bars(values: dict[str, float], name: str) -> Any:
 
 def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, float]) -> Any:
     """Seconds against GMACs per step: with equal hardware utilization, all methods lie on one line."""
-    figure, panel = _subplots(figsize=(6, 4.2))
+    figure, panel = subplots(figsize=(6, 4.2))
     for index, row in enumerate(comparison.lines):
         x, y = per_step[row.method], _cost_per_step(group, row.method, "seconds")
         panel.scatter(x, y, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], s=22)
@@ -355,7 +313,7 @@ def _draw_levels(panel: Any, scores: Mapping[str, float]) -> None:
 
 
 def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
-    figure, panel = _subplots(figsize=(6, 4.2))
+    figure, panel = subplots(figsize=(6, 4.2))
     for index, row in enumerate(comparison.lines):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         panel.errorbar(row.cost_to_best, row.score, _error_bars(row), alpha=0.5, **look)
@@ -370,9 +328,9 @@ def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
 
 def _draw_profiles(aggregate: AcrossTasks) -> Any:
     """The share of tasks and models in which a method reaches each normalised score, with 95 % intervals."""
-    figure, panel = _subplots(figsize=(7, 4.2))
+    figure, panel = subplots(figsize=(7, 4.2))
     for index, row in enumerate(aggregate.lines[:MAX_METHODS]):
-        look = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+        look = line_look(index)
         panel.plot(aggregate.thresholds, [each.mean for each in row.profile], label=row.method, **look)
         ends = [each.low for each in row.profile], [each.high for each in row.profile]
         panel.fill_between(aggregate.thresholds, *ends, alpha=0.12, color=look["color"], linewidth=0)

@@ -22,19 +22,19 @@ def on_pareto_front(scores: Array, costs: Array, steps: Array) -> NDArray[np.boo
 
     Args:
         scores: Draws of the scores, of shape (draws, methods), higher is better.
-        costs: The cost of each method, of shape (methods,).
+        costs: The cost of each method, of shape (methods,), or draws of it, of shape (draws, methods).
         steps: The cost of one training step of each, of shape (methods,); 0 if costs do not grow with steps.
 
     Returns:
         Whether each method is on the front, of shape (draws, methods).
     """
     on_front = np.empty(scores.shape, dtype=bool)
-    for place, cost in enumerate(costs):
-        difference = costs - cost
+    for place in range(scores.shape[1]):
+        difference = costs - costs[..., [place]]
         equal = (difference == 0) | (np.abs(difference) < np.maximum(steps, steps[place]))
         less = (difference < 0) & ~equal
         score = scores[:, [place]]
-        on_front[:, place] = ~((scores[:, equal] > score).any(1) | (scores[:, less] >= score).any(1))
+        on_front[:, place] = ~(((scores > score) & equal) | ((scores >= score) & less)).any(1)
     return on_front
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from peftkit.errors import InputError
 from peftkit.hub_commits import resolve_commit
 from peftkit.recipe import Recipe
+from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.resolve import is_local_model
+from peftkit.recipe.tables import EvaluationSet
 from peftkit.run_directory import RunDirectory
 
+T = TypeVar("T", EvaluationSet, ProbeConfig)
 Revisions = Mapping[str, str]
-"""The commits of ``model``, ``data`` and each ``set NAME``, as far as they are on a hub and known."""
+"""The commits of ``model``, ``data`` and each ``set NAME``, an evaluation set or a probe, as far as they are known."""
 
 
 def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
@@ -25,7 +29,7 @@ def resolve_revisions(recipe: Recipe, resumed: Path | None = None) -> Revisions:
     if resumed is not None and (recorded := recorded_revisions(resumed)) is not None:
         return recorded
     name = recipe.model.name
-    of_sets = {_set_key(each.name): each.task.resolve_revision() for each in recipe.evaluation_tasks}
+    of_sets = {_set_key(each.name): each.task.resolve_revision() for each in recipe.all_evaluation_tasks}
     commits = {
         "model": None if is_local_model(name) else resolve_commit("model", name, recipe.model.revision),
         "data": recipe.task.resolve_revision(),
@@ -55,15 +59,18 @@ def pin_revisions(recipe: Recipe, revisions: Revisions) -> Recipe:
         update["model"] = recipe.model.model_copy(update={"revision": commit})
     if commit := revisions.get("data"):
         update["task"] = recipe.task.at_revision(commit)
-    sets = tuple(
-        each.model_copy(update={"task": {**each.task, "revision": commit}})
-        if (commit := revisions.get(_set_key(each.name)))
-        else each
-        for each in recipe.evaluate.set
-    )
+    sets = tuple(_pin_set(each, revisions) for each in recipe.evaluate.set)
     if sets != recipe.evaluate.set:
         update["evaluate"] = recipe.evaluate.model_copy(update={"set": sets})
+    if (probes := tuple(_pin_set(each, revisions) for each in recipe.probe)) != recipe.probe:
+        update["probe"] = probes
     return recipe.model_copy(update=update)
+
+
+def _pin_set(each: T, revisions: Revisions) -> T:
+    """Return the table of a set or a probe with the commit of its data."""
+    commit = revisions.get(_set_key(each.name))
+    return each.model_copy(update={"task": {**each.task, "revision": commit}}) if commit else each
 
 
 def _set_key(name: str) -> str:

@@ -19,6 +19,7 @@ class CompareCommand(SubCommand):
     help = "Compare methods by score and cost, with confidence intervals."
     examples = (
         ("Compare all runs in a folder", "peftkit compare runs"),
+        ("Show what each method learns and forgets", "peftkit compare runs --probe wikitext"),
         ("Write a table for a paper", "peftkit compare runs --by seconds --format latex -o table.tex"),
     )
     json_help = None  # --format json
@@ -45,6 +46,7 @@ class CompareCommand(SubCommand):
         view.add_argument(
             "--across", action="store_true", help="Aggregate tasks and models, and name the best method overall."
         )
+        view.add_argument("--probe", metavar="NAME", help="Show what methods learn, and forget on a probe.")
         parser.add_argument("--wide", action="store_true", help="Show all columns, and notes on pairwise tests.")
         formats = ["table", "json", "csv", "parquet", "latex", "markdown"]
         parser.add_argument("--format", choices=formats, default="table", help="Output format. [default: table]")
@@ -54,6 +56,8 @@ class CompareCommand(SubCommand):
     def run(self, args: argparse.Namespace) -> int:
         if args.format == "parquet" and not args.output:
             raise InputError("--format parquet is binary: name a file with --output")
+        if args.probe and (args.share or args.budget or args.wide):
+            raise InputError("--share, --budget and --wide cannot be used with --probe: costs are not shown")
         if args.across and (args.share or args.budget):
             raise InputError("--share and --budget cannot be used with --across: they refer to one task and model")
         text = _compare(args)
@@ -72,11 +76,16 @@ def _compare(args: argparse.Namespace) -> bytes:
     from peftkit.compare.comparison import compare
     from peftkit.compare.output.across_pages import render as render_across
     from peftkit.compare.output.regret_table import render as render_regret
+    from peftkit.compare.output.retention_pages import render as render_retention
     from peftkit.compare.output.table_formats import render
+    from peftkit.compare.retention.frontier import compare_retention
 
     groups = load_compared_runs(args)
     if args.regret:
         return render_regret(groups, args.format)
+    if args.probe:
+        rows = [compare_retention(group, args.probe, by=args.by, metric=args.metric) for group in groups]
+        return render_retention(rows, args.format)
     options: dict[str, Any] = {"by": args.by, "metric": args.metric, "baseline": args.baseline}
     if args.across:
         return render_across(compare_across_tasks(groups, **options), args.format)
