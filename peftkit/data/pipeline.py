@@ -6,7 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from datasets import Dataset
 from peftkit.components import Example
 from peftkit.components.types import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
-from peftkit.data.evaluated_sets import load_set_examples, skipped_rows_of, with_tokenizable_set
+from peftkit.data.evaluated_sets import load_set_examples, named_errors, skipped_rows_of, with_tokenizable_set
 from peftkit.data.examples import to_examples
 from peftkit.data.row_digests import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices, stratified_sample
@@ -58,6 +58,10 @@ class PreparedData:
     objective: BoundObjective
     sets: Sequence[EvaluationTask] = ()
     """The evaluation sets; the splits to evaluate have their names."""
+    task_state: Mapping[str, Any] = field(default_factory=dict)
+    """What the run stores of the data for its task, so that it predicts without them (see ``Task.data_state``)."""
+    held_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How splits were held out of the training rows (see ``Task.held_out``)."""
 
     @property
     def statistics(self) -> Mapping[str, SplitStatistics]:
@@ -132,6 +136,8 @@ class PreparedData:
             "rows_ignored": self.num_ignored,
             "rows_truncated": {split: dict(counts) for split, counts in self.truncated.items()},
             "train_overlap": dict(self.train_overlap),
+            "task_state": dict(self.task_state),
+            "held_out": {split: dict(each) for split, each in self.held_out.items()},
         }
 
     def steps_per_epoch(self, batch: int, tokens: int | None = None) -> int | None:
@@ -216,10 +222,13 @@ def prepare_data(
         sizes[evaluation_set.name] = len(examples)
         locate = partial(evaluation_set.task.describe_row, evaluation_set.split)
         limit = None if evaluation_set.at_end_only else evaluation_set.examples
-        curve, whole = _tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
+        with named_errors(evaluation_set):
+            curve, whole = _tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
         evaluated += [] if evaluation_set.at_end_only else [curve]
         selected.append(whole)
-    data = PreparedData(train, train_sample.statistics, tuple(evaluated), tuple(selected), sizes, objective, sets)
+    splits_to_evaluate = tuple(evaluated), tuple(selected)
+    recorded = task.data_state(), task.held_out()
+    data = PreparedData(train, train_sample.statistics, *splits_to_evaluate, sizes, objective, sets, *recorded)
     _check_truncated_targets(recipe, data)
     for whole in selected:
         _warn_about_unknown_tokens(objective, whole.name, whole.rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from peftkit.answer_texts.number_texts import format_number
 from peftkit.components import Example, Prediction
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
@@ -97,10 +98,9 @@ class SimilarityEmbedding(VectorObjective, RegressionObjective):
         for row, vectors in zip(rows, self.predict_vectors(model, rows, context), strict=True):
             prediction: Prediction = {}
             if len(vectors) > 1:
-                first, second = self.compared_vectors(vectors)
+                first, second = self.compared_vectors(vectors.double())
                 cosine = float(first @ second)
-                # Rounding errors are not ranked: equal pairs have equal cosines.
-                prediction = {"prediction": f"{cosine:.6f}"}
+                prediction = {"prediction": format_number(cosine), "values": [cosine]}
                 if has_targets:
                     prediction |= {"loss": (cosine - row["score"]) ** 2, "tokens": 1}
             if not has_targets:

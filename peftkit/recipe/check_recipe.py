@@ -91,9 +91,10 @@ def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, 
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}
             keys |= {"path": ("path",)} if config.path is not None else {}
             keys |= {"test_split": ("split",)} if config.split is not None else {}
-            text = problem.text if problem.option in (*keys, "path") else f"{problem.option}: {problem.text}"
-            key = keys.get(problem.option, ("name",))
-            yield ("evaluate", "set", index, *key), replace(problem, text=text)
+            # An option that is that of the recipe's task may be changed for the set alone.
+            text = problem.text if problem.option in (*keys, "path") else f"task.{problem.option}: {problem.text}"
+            key = keys.get(problem.option, ())
+            yield ("evaluate", "set", index, *key), replace(problem, text=f"the set {config.name!r}: {text}")
 
 
 def check_method_options(recipe: Recipe) -> None:

@@ -115,7 +115,13 @@ def _task_errors(
             else:  # of all options together, or of one of the recipe's task
                 required = details["type"] == "missing"
                 text = "missing; it is required" if required else details["msg"].removeprefix("Value error, ")
-                yield _error(path, ": ".join([*map(str, loc), text]))
+                option = text.partition(": ")[0]
+                if not loc and (option in config.task or (option == "path" and config.path is not None)):
+                    place = (*path, *(() if option == "path" and config.path is not None else ("task",)), option)
+                    yield _error(place, text.partition(": ")[2])
+                else:
+                    where = ".".join(["task", *map(str, loc)]) if loc else ""
+                    yield _error(path, ": ".join(filter(None, [f"the set {config.name!r}", where, text])))
         return
     except PluginError as error:
         yield _error((*path, "task", "name"), str(error))

@@ -52,9 +52,8 @@ class _QuestionTask(DatasetTask):
         context = {"context": self.context_column} if self.context_column else {}
         return {"question": self.question_column, **context}
 
-    def group_of(self, row: Mapping[str, Any]) -> str:
-        column = self.group_column or self.context_column
-        return get_text(row, column) if column else ""
+    def grouping_column(self) -> str | None:
+        return self.group_column or self.context_column
 
     def column_options(self) -> Iterator[tuple[str, str]]:
         yield "question_column", self.question_column
