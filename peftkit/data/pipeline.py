@@ -38,6 +38,8 @@ from peftkit.recipe.evaluation_tasks import EvaluationTask
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
+FEW_ROWS = 10
+"""Number of dev rows below which a run warns that they select the checkpoint."""
 STREAM_SCAN_ROWS = 10_000
 """Number of rows of a stream that are checked before training; other data are checked whole."""
 
@@ -230,6 +232,7 @@ def prepare_data(
     recorded = task.data_state(), task.held_out()
     data = PreparedData(train, train_sample.statistics, *splits_to_evaluate, sizes, objective, sets, *recorded)
     _check_truncated_targets(recipe, data)
+    _warn_about_few_rows(data)
     for whole in selected:
         _warn_about_unknown_tokens(objective, whole.name, whole.rows)
     if isinstance(train, Dataset) and objective.component.generates:
@@ -318,6 +321,18 @@ def _check_truncated_targets(recipe: Recipe, data: PreparedData) -> None:
                 f"({share:.1%}) are longer than {limit} and would be truncated; {remedy}, or allow it with "
                 f"train.truncate_targets = {min(1.0, share + 0.005):.2f}"
             )
+
+
+def _warn_about_few_rows(data: PreparedData) -> None:
+    """Warns if the checkpoint is selected by very few rows."""
+    rows = next((len(split.rows) for split in data.curve_splits if split.name == "dev"), FEW_ROWS)
+    if rows < FEW_ROWS:
+        log.warning(
+            "dev has %s row%s, too few to select a checkpoint by: chance decides; raise task.dev_fraction "
+            "or evaluate.dev_examples, or use a larger dev split",
+            rows,
+            "s"[: rows != 1],
+        )
 
 
 def _warn_about_unknown_tokens(objective: BoundObjective, split: str, rows: Sequence[Row]) -> None:

@@ -36,6 +36,7 @@ class CausalLanguageModeling(Objective):
 
     task_kind = "language_modeling"
     scored_values = ("likelihood",)
+    used_settings = ("max_new_tokens", "num_beams", "stop")  # in predictions, which continue a text
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     @model_validator(mode="after")

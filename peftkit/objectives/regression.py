@@ -71,6 +71,7 @@ class RegressionHead(RegressionObjective):
     new head learns targets near 0 to 10 as they are; larger ones take long."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
 
     def head(self, task: Task) -> Head:
         """Return a head with an output for each target; several have the names of their columns."""

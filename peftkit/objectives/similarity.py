@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from peftkit.answer_texts.number_texts import format_number
-from peftkit.components import Example, Prediction
+from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
@@ -36,6 +36,10 @@ class SimilarityEmbedding(VectorObjective, RegressionObjective):
     """What is put before both texts."""
 
     task_kind = "text_similarity"
+
+    def options_without_effect(self, task: Task) -> Mapping[str, str]:
+        """Return the scale, which only the loss of the whole batch has."""
+        return {} if self.compares_rows else {"scale": "loss_function is 'cosine_similarity', which has no scale"}
 
     @property
     def compares_rows(self) -> bool:

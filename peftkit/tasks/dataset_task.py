@@ -147,6 +147,8 @@ class DatasetTask(FileTask):
         yield from self._options_without_form()
         if not self.skips_bad_rows:
             yield "max_bad", "on_bad_row is 'stop'"
+        if not (self.dev_fraction or self.test_fraction or self.max_rows or self.draws_by_split_seed):
+            yield "split_seed", "no rows are held out or drawn"
         if isinstance(self.path, dict):
             for option in ("config", "revision"):
                 yield option, "path has files by split"
@@ -167,6 +169,11 @@ class DatasetTask(FileTask):
     def is_streaming(self) -> bool:
         """Whether the training rows are streamed."""
         return self.streaming
+
+    @property
+    def draws_by_split_seed(self) -> bool:
+        """Whether ``split_seed`` decides more than which rows are held out and drawn; False by default."""
+        return False
 
     @property
     def skips_bad_rows(self) -> bool:

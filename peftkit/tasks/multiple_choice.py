@@ -135,6 +135,13 @@ class MultipleChoice(_QuestionTask):
         yield from super()._without_effect()
         if self.choices_columns:
             yield "choices_column", "choices_columns has the columns of the choices"
+        shown = "choices" in prompt_templates.fields(self.prompt_template())
+        if not shown and self.answer_is in ("text", "index", "number"):
+            yield "choice_labels_column", f"the prompt shows no choices, and answer_is is {self.answer_is!r}"
+
+    @property
+    def draws_by_split_seed(self) -> bool:
+        return self.shuffle_choices
 
     @model_validator(mode="after")
     def _check_answer_position(self) -> MultipleChoice:

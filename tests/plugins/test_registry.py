@@ -51,7 +51,7 @@ def test_import_failures_are_shown_if_a_component_is_missing(
         ("task", "preference_pairs", "; it is in the distribution peftkit-preference"),
         (
             "task",
-            "prefernce_pairs",
+            "preference_pair",
             "'preference_pairs'.*; 'preference_pairs' is in the distribution peftkit-preference",
         ),
         ("objective", "dpo", "no objective is called 'dpo'; .*it is in the distribution peftkit-preference"),

@@ -36,15 +36,13 @@ def recipe_file(folder: Path) -> Path:
 
 
 def test_a_set_has_the_options_of_the_task_but_not_its_place(recipe_file: Path, registry: Registry) -> None:
-    sets = (
-        '[[evaluate.set]]\nname = "hard"\npath = "hard.csv"\ntask = {max_rows = 3}\nexamples = 2\nat_end_only = true\n'
-    )
+    sets = '[[evaluate.set]]\nname = "hard"\npath = "hard.csv"\ntask = {max_rows = 3}\nexamples = 2\n'
     recipe_file.write_text(RECIPE + sets + '[[evaluate.set]]\nname = "topics"\ntask.name = "wordnet_topic"\n')
     recipe = load_recipe(recipe_file, registry)
     hard, topics = recipe.evaluation_tasks
     task = hard.task.model_dump()
     assert [task[key] for key in ("path", "delimiter", "max_rows", "dev_fraction")] == ["hard.csv", ";", 3, None]
-    assert (hard.name, hard.split, hard.examples, hard.at_end_only) == ("hard", "test", 2, True)
+    assert (hard.name, hard.split, hard.examples, hard.at_end_only) == ("hard", "test", 2, False)
     assert (topics.task.name, topics.split, topics.at_end_only) == ("wordnet_topic", "test", False)
     (recipe_file.parent / "again.toml").write_text(dump_recipe(recipe))
     assert load_recipe(recipe_file.parent / "again.toml", registry) == recipe

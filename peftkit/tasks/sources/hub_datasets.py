@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peftkit.errors import DataError, InputError, similar_file, summarize_error
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, similar_file, summarize_error
 from peftkit.hub_commits import COMMIT, ask_hub, snapshot
 from peftkit.tasks.sources import folders
 from peftkit.tasks.sources.data_source import HUB_NAME, DataSource, describe, files_of, is_missing_file
 from peftkit.tasks.sources.files import check_readable, load_files
 
 T = TypeVar("T")
+SUBSETS = re.compile(r"(?:not found\. Available: |among the available configs: )(\[[^]]*\])")
+"""How ``datasets`` lists the subsets of a dataset that lacks the requested one, or needs one."""
 
 
 def load_from_hub(source: DataSource) -> dict[str, Any]:
@@ -101,9 +104,29 @@ def with_load_errors(source: DataSource, load: Callable[[], T]) -> T:
     except InputError:
         raise
     except Exception as error:  # hub clients, builders and parsers raise many types
+        if match := SUBSETS.search(str(error)):
+            raise _subset_error(source, match[1]) from error
         remedy = (
             "check its files"
             if Path(str(source.path)).exists()
             else "without network, download it elsewhere, or set path to local files with the same columns"
         )
         raise InputError(f"cannot load {describe(source)} ({summarize_error(error)}); {remedy}") from error
+
+
+def _subset_error(source: DataSource, listed: str) -> DataError:
+    """Returns the error for a subset that does not exist, or is not named.
+
+    Args:
+        source: The data source.
+        listed: The subsets, as the error of ``datasets`` lists them.
+    """
+    names = [name for name in ast.literal_eval(listed) if name != "default"]
+    folder = Path(str(source.path))
+    if not names and folder.is_dir():  # subfolders are subsets too
+        names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    subsets = f"subsets: {comma_separated(names)}" if names else "it has no subsets, so leave config out"
+    if source.config is None:
+        return DataError("config", f"{str(source.path)!r} has several subsets; set config to one of them; {subsets}")
+    near = did_you_mean(source.config, names)
+    return DataError("config", f"{str(source.path)!r} has no subset {source.config!r}{near}; {subsets}")

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.errors import InputError
+from peftkit.errors import DataError, InputError
 from peftkit.tasks import SpanQa, TextClassification
 from peftkit.tasks.sources.row_groups import RowGroups
 from peftkit.tasks.sources.split_loading import (
@@ -361,3 +361,27 @@ def test_questions_about_one_context_are_held_out_together(write: Write) -> None
     assert {name: len({*split["context"]}) for name, split in splits.items()} == {"train": 16, "test": 2, "dev": 2}
     assert len({context for split in splits.values() for context in {*split["context"]}}) == 20
     assert task.held_out()["test"]["together"] == "the same source or the same 'context'"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("on", r"config: '.*data' has no subset 'on' \(did you mean 'one'\?\); subsets: one, two"),
+        (None, "config: '.*data' has several subsets; set config to one of them; subsets: one, two"),
+    ],
+)
+def test_a_missing_subset_names_those_that_exist(config: str | None, words: str, write: Write, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(f"data/{name}/rows.jsonl", tweets(9))
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.jsonl\n" for name in ("one", "two"))
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DataError, match=words):
+        load_splits(DataSource(str(tmp_path / "data"), config=config, dev_fraction=0.2, test_fraction=0.2))
+
+
+def test_subfolders_are_subsets(write: Write, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for split in SPLITS:
+            write(f"data/{name}/{split}.jsonl", tweets(9))
+    with pytest.raises(DataError, match=r"config: '.*data' has no subset 'three'; subsets: one, two"):
+        load_splits(DataSource(str(tmp_path / "data"), config="three"))
