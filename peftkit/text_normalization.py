@@ -32,6 +32,12 @@ def collapse_blanks(text: str) -> str:
     return " ".join(text.split())
 
 
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of the normalized text, to find equal ones."""
+    digest = hashlib.blake2b(normalize(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
 def to_identifier(text: str, longest: int = 40) -> str:
     """Return a short text as it is, and a hash of a longer one.
 

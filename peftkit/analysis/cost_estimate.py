@@ -56,6 +56,8 @@ class CostEstimate:
     gmacs_per_epoch: float | None
     gmacs: float | None
     """Of the whole run."""
+    gmacs_before_training: float
+    """Of the passes of the base model before training, which are part of the whole run; 0 if there are none."""
     optimizer_gops_per_step: float
     weight_bytes: int
     gradient_bytes: int
@@ -90,6 +92,7 @@ class CostEstimate:
             "trainable": f"{self.trainable_parameters:,} of {self.total_parameters:,} parameters ({share:.2%})",
             "per step": f"{format_number(self.gmacs_per_step)} GMACs, {self.effective_batch} rows",
             "per epoch": _format_amount(self.steps_per_epoch, self.gmacs_per_epoch),
+            **self._before_training(),
             "total": _format_amount(self.steps, self.gmacs),
             "memory": f"{format_bytes(self.memory_bytes)} ({parts})",
             "checkpoint": format_bytes(self.checkpoint_bytes),
@@ -104,6 +107,11 @@ class CostEstimate:
             rows["time here"] = ", ".join(f"{key} {value:,.3g} s" for key, value in times.items() if value is not None)
         head = f"{self.name}: {self.method} on {self.task} with {self.model}"
         return "\n".join([head, *(f"  {key:<11}{value}" for key, value in rows.items())])
+
+    def _before_training(self) -> dict[str, str]:
+        if not self.gmacs_before_training:
+            return {}
+        return {"before": f"{format_number(self.gmacs_before_training)} GMACs, passes of the base model, part of total"}
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"
@@ -187,6 +195,7 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         gmacs_per_step=mean / 1e9,
         gmacs_per_epoch=None if steps_per_epoch is None else sum_macs(macs, steps_per_epoch) / 1e9,
         gmacs=simulated.gmacs(steps),
+        gmacs_before_training=before / 1e9,
         optimizer_gops_per_step=mac_counter.optimizer_elementwise / 1e9,
         weight_bytes=_weight_bytes(recipe, model),
         gradient_bytes=gradient_bytes,

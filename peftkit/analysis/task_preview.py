@@ -73,6 +73,7 @@ def preview_task(recipe: Recipe, split: str, number: int, *, reports: bool = Tru
         "limits": {"source": family.max_source_length, "target": family.max_target_length},
         "splits": statistics,
         "ignored": dict(task.num_ignored_rows()),
+        "held_out": {name: dict(each) for name, each in task.held_out().items()},
         "skipped": [asdict(row) for row in task.skipped_rows()],
         "split": split,
         "examples": [

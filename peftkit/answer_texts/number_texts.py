@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 
 SEPARATOR = ", "
 """What is between the numbers of several targets."""
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|-?inf")
-DIGITS = 6
-"""Significant digits of predicted numbers, relative to themselves and to the targets' deviation."""
 
 
 def join_numbers(texts: Sequence[str]) -> str:
@@ -37,18 +36,14 @@ def parse_numbers(text: str) -> tuple[float, ...] | None:
     return tuple(map(float, parts)) if all(map(NUMBER.fullmatch, parts)) else None
 
 
-def format_number(value: float, scale: float = 1.0) -> str:
+def format_number(value: float) -> str:
     """Write a predicted number, without exponent.
 
     Args:
         value: The number.
-        scale: The standard deviation of such numbers: six digits of it are kept, however large the number is.
 
     Returns:
-        The text, as ``3.28412``; ``nan``, ``inf`` or ``-inf`` if the number is not finite.
+        The shortest text whose number is the same, as ``3.2841243743896484``, so that scores are those of the number;
+        ``nan``, ``inf`` or ``-inf`` if it is not finite.
     """
-    if not math.isfinite(value):
-        return str(value)
-    smallest = min(abs(scale), abs(value)) or abs(scale)
-    decimals = DIGITS - 1 - math.floor(math.log10(smallest))
-    return f"{round(value, decimals):.{max(0, decimals)}f}"
+    return format(Decimal(repr(float(value))), "f") if math.isfinite(value) else str(float(value))

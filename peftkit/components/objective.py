@@ -44,6 +44,11 @@ class Objective(Component):
     """Whether the model chooses among the candidates of an example, so that each example needs candidates."""
     generates: ClassVar[bool] = False
     """Whether predictions are generated, so that the model needs positions for them, and answers are free texts."""
+    used_settings: ClassVar[tuple[str, ...] | None] = None
+    """The settings of evaluation that predictions depend on, of ``max_new_tokens``, ``num_beams``, ``scoring`` and
+    ``stop``; a recipe that sets another one is refused. None, the default, if it is not declared."""
+    refuses_long_rows: ClassVar[bool] = False
+    """Whether rows that are too long are errors instead of truncated, so that ``check`` tokenizes the first rows."""
     needs_reference: ClassVar[bool] = False
     """Whether losses or predictions compare the model with its base model (see ``ObjectiveContext.reference``)."""
 
@@ -64,6 +69,17 @@ class Objective(Component):
             task: The task of the recipe.
         """
         return None
+
+    def options_without_effect(self, task: Task) -> Mapping[str, str]:
+        """Return the options that change nothing with a task or with other options, and why; set ones are refused.
+
+        Args:
+            task: The task of the recipe.
+
+        Returns:
+            The reason by option, such as ``no question is without an answer``; by default none.
+        """
+        return {}
 
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
         """Describe what users of an exported model must know about its outputs; empty if there is nothing.

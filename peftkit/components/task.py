@@ -94,6 +94,28 @@ class Task(Component):
         """
         raise NotImplementedError
 
+    def data_state(self) -> Mapping[str, Any]:
+        """Return what predictions need to know of the data, such as labels that were found in the rows.
+
+        A run stores it, so that it predicts, merges and exports without the data. Override it and ``with_data_state``
+        in a task whose ``labels``, ``targets`` or prompts depend on its data.
+
+        Returns:
+            Values that can be written as JSON; empty by default.
+        """
+        return {}
+
+    def with_data_state(self, state: Mapping[str, Any]) -> Task:
+        """Return the same task with what a run stored of its data, which are not read again for that.
+
+        Args:
+            state: What ``data_state`` returned.
+
+        Returns:
+            The task; the default returns the task itself.
+        """
+        return self
+
     def with_example_check(self, check: ExampleCheck) -> Task:
         """Return the same task, which also leaves out the rows whose examples do not pass a check, if it skips rows.
 
@@ -139,6 +161,15 @@ class Task(Component):
 
     def num_ignored_rows(self) -> Mapping[str, int]:
         """Return the number of valid rows of each split that ``load`` left out, as with a label to ignore."""
+        return {}
+
+    def held_out(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return how splits were held out of the training rows.
+
+        Returns:
+            For each such split the numbers of ``rows`` and of ``groups``, and what rows have that stay ``together``, in
+            words; empty by default.
+        """
         return {}
 
     def find_data_problems(self, *, download: bool = False) -> Sequence[OptionProblem]:

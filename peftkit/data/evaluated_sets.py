@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,16 +31,34 @@ def load_set_examples(each: EvaluationTask, trained: Task) -> list[Example]:
         InputError: A row is invalid, or has a label that the model is not trained on.
         RunError: The set has no rows.
     """
-    splits: Any = each.task.load()
-    rows = splits.get(each.split)
-    if rows is None or (isinstance(rows, Dataset) and not len(rows)):
-        raise RunError(f"the evaluation set {each.name!r} has no rows: task {each.task.name!r}, split {each.split!r}")
-    examples = to_examples(each.task, each.split, rows, range(len(rows)))
-    names, needed = each.task.targets, trained.targets
-    if len(names) != len(needed) or (len(needed) > 1 and names != needed):
-        text = f"predicts {comma_separated(names)}, but the model predicts {comma_separated(needed)}"
-        raise InputError(f"the evaluation set {each.name!r} {text}; use the same names and order")
-    return _with_labels(each, trained, examples) if trained.labels else examples
+    with named_errors(each):
+        splits: Any = each.task.load()
+        rows = splits.get(each.split)
+        if rows is None or (isinstance(rows, Dataset) and not len(rows)):
+            raise RunError(f"has no rows: task {each.task.name!r}, split {each.split!r}")
+        examples = to_examples(each.task, each.split, rows, range(len(rows)))
+        names, needed = each.task.targets, trained.targets
+        if len(names) != len(needed) or (len(needed) > 1 and names != needed):
+            text = f"predicts {comma_separated(names)}, but the model predicts {comma_separated(needed)}"
+            raise InputError(f"{text}; use the same names and order")
+        return _with_labels(each, trained, examples) if trained.labels else examples
+
+
+@contextmanager
+def named_errors(each: EvaluationTask) -> Iterator[None]:
+    """Adds the name of an evaluation set to errors in its rows.
+
+    Args:
+        each: The task of the set.
+    """
+    try:
+        yield
+    except (InputError, RunError) as error:
+        name = f"the evaluation set {each.name!r}"
+        text = str(error)
+        if name in text:
+            raise
+        raise (RunError if isinstance(error, RunError) else InputError)(f"{name}: {text}") from error
 
 
 def with_tokenizable_set(objective: BoundObjective, each: EvaluationTask) -> EvaluationTask:
@@ -65,8 +84,7 @@ def _with_labels(each: EvaluationTask, trained: Task, examples: Sequence[Example
         unknown = [label for label in labels_of_set if label not in labels]
         text = f"{unknown[0]!r} is none of them" if unknown else f"the set has {comma_separated(labels_of_set)}"
         raise InputError(
-            f"the evaluation set {each.name!r} needs the labels that the model is trained on, in their order "
-            f"({comma_separated(labels)}); {text}"
+            f"needs the labels that the model is trained on, in their order ({comma_separated(labels)}); {text}"
         )
     for index, example in enumerate(examples):
         if example.target not in labels:

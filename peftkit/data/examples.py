@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftkit.components import Example, Task
 from peftkit.errors import InputError, RowError, RunError, summarize_error
-from peftkit.text_normalization import normalize
 
 
 def to_examples(task: Task, split: str, rows: Iterable[Mapping[str, Any]], indices: Iterable[int]) -> list[Example]:
@@ -54,9 +52,3 @@ def describe_row(task: Task, split: str, index: int, row: Mapping[str, Any]) -> 
         return task.describe_row(split, index)
     content = repr(dict(row))
     return f"task {task.name!r}, split {split!r}, row {content if len(content) <= 200 else content[:199] + '…'}"
-
-
-def text_hash(source: str) -> int:
-    """Returns a 64-bit hash of the normalized text, to find equal sources."""
-    digest = hashlib.blake2b(normalize(source).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)

@@ -6,7 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_si
 from peftkit.data.evaluated_sets import (
     check_truncated_targets,
     load_set_examples,
+    named_errors,
     skipped_rows_of,
     tokenize_evaluated,
     with_tokenizable_set,
@@ -44,6 +45,8 @@ from peftkit.recipe.evaluation_tasks import EvaluationTask
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
+FEW_ROWS = 10
+"""Number of dev rows below which a run warns that they select the checkpoint."""
 STREAM_SCAN_ROWS = 10_000
 """Number of rows of a stream that are checked before training; other data are checked whole."""
 
@@ -66,6 +69,10 @@ class PreparedData:
     """The evaluation sets; the splits to evaluate have their names."""
     probes: Sequence[PreparedProbe] = ()
     """The probes, whose splits are evaluated by objectives of their own."""
+    task_state: Mapping[str, Any] = field(default_factory=dict)
+    """What the run stores of the data for its task, so that it predicts without them (see ``Task.data_state``)."""
+    held_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How splits were held out of the training rows (see ``Task.held_out``)."""
 
     @property
     def statistics(self) -> Mapping[str, SplitStatistics]:
@@ -155,6 +162,8 @@ class PreparedData:
             "rows_ignored": self.num_ignored,
             "rows_truncated": {split: dict(counts) for split, counts in self.truncated.items()},
             "train_overlap": dict(self.train_overlap),
+            "task_state": dict(self.task_state),
+            "held_out": {split: dict(each) for split, each in self.held_out.items()},
         }
 
     def steps_per_epoch(self, batch: int, tokens: int | None = None) -> int | None:
@@ -239,14 +248,17 @@ def prepare_data(
         sizes[evaluation_set.name] = len(examples)
         locate = partial(evaluation_set.task.describe_row, evaluation_set.split)
         limit = None if evaluation_set.at_end_only else evaluation_set.examples
-        curve, whole = tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
+        with named_errors(evaluation_set):
+            curve, whole = tokenize_evaluated(recipe, objective, evaluation_set.name, examples, limit, locate)
         evaluated += [] if evaluation_set.at_end_only else [curve]
         selected.append(whole)
     probes = () if only_train else prepare_probes(recipe, objective)
     sizes |= {probe.name: probe.size for probe in probes}
     splits_to_evaluate = tuple(evaluated), tuple(selected)
-    data = PreparedData(train, train_sample.statistics, *splits_to_evaluate, sizes, objective, sets, probes)
+    recorded = task.data_state(), task.held_out()
+    data = PreparedData(train, train_sample.statistics, *splits_to_evaluate, sizes, objective, sets, probes, *recorded)
     check_truncated_targets(recipe, objective.family, data.statistics)
+    _warn_about_few_rows(data)
     for whole in selected:
         _warn_about_unknown_tokens(objective, whole.name, whole.rows)
     if isinstance(train, Dataset) and objective.component.generates:
@@ -283,6 +295,18 @@ def _sample_train(objective: BoundObjective, rows: Any, train: TokenizedSplit, l
     if limit < len(indices):
         indices = sorted(random.Random("train").sample(indices, limit))  # noqa: S311 - not used for security
     return tokenize_rows(objective, "train", rows.select(indices), indices, training=False)
+
+
+def _warn_about_few_rows(data: PreparedData) -> None:
+    """Warns if the checkpoint is selected by very few rows."""
+    rows = next((len(split.rows) for split in data.curve_splits if split.name == "dev"), FEW_ROWS)
+    if rows < FEW_ROWS:
+        log.warning(
+            "dev has %s row%s, too few to select a checkpoint by: chance decides; raise task.dev_fraction "
+            "or evaluate.dev_examples, or use a larger dev split",
+            rows,
+            "s"[: rows != 1],
+        )
 
 
 def _warn_about_unknown_tokens(objective: BoundObjective, split: str, rows: Sequence[Row]) -> None:

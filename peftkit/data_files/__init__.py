@@ -6,8 +6,8 @@ prediction use the same readers. Files may be compressed, or inside zip archives
 
 from __future__ import annotations
 
-from peftkit.data_files.conll import ConllFormat, read_conll
-from peftkit.data_files.data_objects import is_data_object, store_data_object
+from peftkit.data_files.conll import ConllFormat, field_counts, read_conll
+from peftkit.data_files.data_objects import data_name, is_data_object, store_data_object
 from peftkit.data_files.decompressed_text import check_encoding, file_encoding
 from peftkit.data_files.file_options import (
     DEFAULT_OPTIONS,
@@ -21,7 +21,7 @@ from peftkit.data_files.file_options import (
 from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
 from peftkit.data_files.layout_guess import ConllGuess, guess_conll, guess_options, guess_sample_by
 from peftkit.data_files.parquet import ipc_bytes, read_parquet_table
-from peftkit.data_files.prediction_inputs import read_prediction_inputs
+from peftkit.data_files.prediction_inputs import check_inherited_encoding, read_prediction_inputs
 from peftkit.data_files.readers import (
     FORMATS,
     file_format,
@@ -48,7 +48,10 @@ __all__ = [
     "check_delimiter",
     "check_encoding",
     "check_encoding_name",
+    "check_inherited_encoding",
+    "data_name",
     "disk_file",
+    "field_counts",
     "file_encoding",
     "file_format",
     "find_data_files",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, ClassVar
 
 from peftkit.data_files.decompressed_text import null_character_error, open_text
 from peftkit.errors import InputError
 
+MOST_LINES = 10_000
+"""Number of lines of a file whose fields are counted."""
 DOCUMENT_START = "-DOCSTART-"
 DOCUMENT = "document"
 """Column with the number of the document in its file, from 0."""
@@ -98,6 +101,27 @@ def read_conll(file: str, layout: ConllFormat, encoding: str | None = None) -> I
             tags.append(fields[layout.tag_field])
     if words:
         yield {layout.words: words, layout.tags: tags, DOCUMENT: document}
+
+
+def field_counts(file: str, layout: ConllFormat, encoding: str | None = None) -> dict[int, str]:
+    """Returns how many fields the lines of a file have, with the first line of each number.
+
+    Args:
+        file: Path of the file.
+        layout: Its format.
+        encoding: Its encoding; UTF-8 if unset.
+
+    Raises:
+        InputError: The file cannot be opened, or has another encoding.
+    """
+    counts: dict[int, str] = {}
+    with open_text(file, encoding) as text:
+        for raw in islice(text, MOST_LINES):
+            line = raw.rstrip("\r\n")
+            is_comment = bool(layout.comment) and line.startswith(str(layout.comment))
+            if line.strip() and not line.startswith(DOCUMENT_START) and not is_comment:
+                counts.setdefault(len(line.split(layout.separator)), line)
+    return counts
 
 
 def _field_count_error(file: str, number: int, fields: list[str], width: int, layout: ConllFormat) -> InputError:

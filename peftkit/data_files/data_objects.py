@@ -10,6 +10,7 @@ import os
 import reprlib
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.cache_folder import cache_folder
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SPLITS = {"train": "train", "training": "train", "dev": "dev", "validation": "dev", "valid": "dev", "test": "test"}
 """The split by the names that data give it."""
+_NAMES: dict[str, str] = {}
+"""The objects of this process by their files."""
 
 
 def is_data_object(value: Any) -> bool:
@@ -56,6 +59,18 @@ def store_data_object(data: Any, argument: str = "data") -> dict[str, str]:
     return splits
 
 
+def data_name(file: str) -> str:
+    """Returns what messages call a file of rows: its path, or the object that is stored in it.
+
+    Args:
+        file: Path of the file.
+    """
+    path = Path(file)
+    if file not in _NAMES and path.parent.parent == cache_folder() / "data":  # stored by another process
+        return f"the object for {path.stem} that is stored in {file}"
+    return _NAMES.get(file, file)
+
+
 def _is_instance(value: Any, module: str, *classes: str) -> bool:
     """Returns whether a value is of a class, without importing its module: it has been if there is such a value."""
     loaded = sys.modules.get(module)
@@ -77,6 +92,7 @@ def _store(rows: Any, split: str, place: str) -> str:
             temporary.replace(file)
         except OSError as error:
             raise InputError(f"{place}: cannot be written to {file} ({error.strerror or error})") from error
+    _NAMES[str(file)] = f"the {type(rows).__name__} {place}"
     return str(file)
 
 

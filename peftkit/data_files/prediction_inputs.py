@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
-from peftkit.data_files.decompressed_text import decode_lines, open_binary, open_text
+from peftkit.data_files.decompressed_text import HEAD, decode_lines, open_binary, open_text
 from peftkit.data_files.file_options import DEFAULT_OPTIONS, FileOptions
 from peftkit.data_files.readers import file_format, only_data_file, read_rows
 from peftkit.data_files.saved_datasets import read_saved_dataset
+from peftkit.data_files.text_encodings import is_other_utf8
 from peftkit.data_files.zip_archives import is_archive, normalize_member
 from peftkit.errors import InputError
 
@@ -40,7 +41,8 @@ def read_prediction_inputs(
         name = normalize_member(file)
         name = only_data_file(name, options) if is_archive(name) else name
         form = file_format(Path(name))
-        if options.form is not None or form not in (None, "text") or (form == "text" and options.sample_by):
+        in_parts = form == "text" and options.sample_by not in (None, "line")  # otherwise each line has a prediction
+        if options.form is not None or form not in (None, "text") or in_parts:
             yield from read_rows(name, options)
         elif options.encoding:
             with open_text(name, options.encoding) as text:
@@ -48,6 +50,25 @@ def read_prediction_inputs(
         else:
             with open_binary(name) as stream:
                 yield from decode_lines(stream, name)
+
+
+def check_inherited_encoding(file: str, encoding: str) -> None:
+    """Checks that a file to predict is not UTF-8, if it would be read in another encoding because training files were.
+
+    Args:
+        file: Path of a file of text.
+        encoding: The encoding of the files of training.
+
+    Raises:
+        InputError: The file cannot be opened, or is UTF-8.
+    """
+    with open_binary(file) as stream:
+        if is_other_utf8(stream.read(HEAD), encoding):
+            option = format_argument("encoding")
+            raise InputError(
+                f"{file}: is UTF-8, but the files of training are {encoding}; say what it is: {option} utf-8, or "
+                f"{option} {encoding}"
+            )
 
 
 def _standard_input() -> Iterator[str]:

@@ -38,6 +38,19 @@ def guess_encoding(content: bytes) -> str | None:
     return "cp1252"
 
 
+def is_other_utf8(content: bytes, encoding: str) -> bool:
+    """Returns whether a text is UTF-8, and another text if it is read in an encoding.
+
+    Args:
+        content: The start of the text; a character at its end may be incomplete.
+        encoding: The encoding, named as in Python.
+    """
+    if marked_encoding(content) or not _decodes(content, "utf-8"):
+        return False
+    text = codecs.getincrementaldecoder("utf-8")().decode(content)
+    return codecs.getincrementaldecoder(encoding)("replace").decode(content) != text
+
+
 def _decodes(content: bytes, encoding: str) -> bool:
     try:
         codecs.getincrementaldecoder(encoding)().decode(content)

@@ -102,17 +102,20 @@ def load_finished_recipe(path: Path, registry: Registry) -> Recipe:
         registry: The installed components.
 
     Returns:
-        The recipe.
+        The recipe. Its task knows what the run stored of its data, such as the labels, and needs them no more.
 
     Raises:
         InputError: The folder is not a run directory, or the run has not finished.
     """
     if not (path / "recipe.toml").is_file():
         raise InputError(f"{str(path)!r} is not a run directory: it has no recipe.toml")
-    status = RunDirectory(path).summary().get("status")
+    summary = RunDirectory(path).summary()
+    status = summary.get("status")
     if status != "done":
         raise InputError(f"{str(path)!r} is {status}; finish it with: {RunDirectory(path).resume_command}")
-    return pin_revisions(load_recipe(path / "recipe.toml", registry), recorded_revisions(path) or {})
+    recipe = pin_revisions(load_recipe(path / "recipe.toml", registry), recorded_revisions(path) or {})
+    state = summary.get("task_state")  # runs of older versions have none, and read their data
+    return recipe.model_copy(update={"task": recipe.task.with_data_state(state)}) if state else recipe
 
 
 @contextmanager

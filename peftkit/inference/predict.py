@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import reprlib
@@ -17,10 +18,13 @@ from peftkit.evaluate import evaluator
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.models import BoundObjective
 
+log = logging.getLogger(__name__)
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
 """Matches a line that is a JSON object; other lines are plain text, even if they start with a brace."""
 JSON_ARRAY = re.compile(r"\s*\[\s*(\{.*)?$", re.DOTALL)
 """Matches the first line of a file that is one JSON array of rows."""
+MOST_NAMED = 5
+"""Number of empty lines that are named."""
 READY_MADE = {"source", "candidates"}
 """Keys of a row that gives the model's input directly, without the task's prompt."""
 
@@ -42,7 +46,7 @@ def predict(
         run: The run.
         inputs: Each is a line of text for the one field of the task's prompt, or a row as a mapping or a JSON object:
             with the fields of the prompt, or with a ready-made ``source`` and, where each row has its own,
-            ``candidates``. Empty lines are skipped.
+            ``candidates``.
         batch: Examples per batch; None for the recipe's ``evaluate.batch_size``.
         stream: Whether to predict batch by batch instead of reading all inputs first.
         name: The file name that error messages show.
@@ -50,7 +54,8 @@ def predict(
     Yields:
         For each input, the same keys as the run's ``predictions/``, without ``index`` and what needs the answer:
         ``source`` and ``prediction``; if there are candidates, also ``prediction_norm``, ``candidates``,
-        ``log_likelihoods``, ``candidate_tokens``, and their ``probabilities``, which add up to one.
+        ``log_likelihoods``, ``candidate_tokens``, and their ``probabilities``, which add up to one. An empty line has
+        the prediction None, and is listed in a warning.
 
     Raises:
         InputError: A line is invalid; the message has its number.
@@ -59,26 +64,44 @@ def predict(
     if batch is not None:
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
     numbered = _with_locations(inputs, name)
+    number, empty = 0, list[str]()
     with evaluation_context(run) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
-            split = _build_split(run, group)
-            predictions = evaluator.predict(run.model, split, recipe, run.objective, accelerator, answered=False)
-            for prediction, example in zip(predictions, split.examples, strict=True):
+            predictions: Iterator[tuple[dict[str, Any], Example]] = iter(())
+            if filled := [each for each in group if not _is_empty(each[1])]:
+                split = _build_split(run, filled)
+                predicted = evaluator.predict(run.model, split, recipe, run.objective, accelerator, answered=False)
+                predictions = zip(predicted, split.examples, strict=True)
+            for place, line_or_row in group:
+                if _is_empty(line_or_row):
+                    empty.append(place)
+                    yield {"source": "", "prediction": None}
+                    continue
+                prediction, example = next(predictions)
                 del prediction["index"]
                 yield prediction | _candidate_probabilities(prediction, example, recipe.evaluate.scoring)
+            number += len(group)
+    if empty:
+        more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
+        places = ", ".join(empty[:MOST_NAMED])
+        log.warning("%s of %s lines are empty, so their prediction is null: %s%s", len(empty), number, places, more)
+
+
+def _is_empty(line_or_row: str | Mapping[str, Any]) -> bool:
+    return isinstance(line_or_row, str) and not line_or_row.strip()
 
 
 def _with_locations(
     inputs: Iterable[str | Mapping[str, Any]], name: str
 ) -> Iterator[tuple[str, str | Mapping[str, Any]]]:
-    """Yield each row and each nonempty line with its location."""
+    """Yield each row and each line with its location."""
     file = f"{name}, " if name else ""
     for number, line_or_row in enumerate(inputs, 1):
         if isinstance(line_or_row, Mapping):
             yield f"{file}row {number}", line_or_row
         elif not isinstance(line_or_row, str):
             raise InputError(f"{file}row {number}: must be a text or a row, not {reprlib.repr(line_or_row)}")
-        elif line_or_row.strip():
+        else:
             if number == 1 and JSON_ARRAY.match(line_or_row):
                 raise InputError(
                     f"{file}line 1: starts a JSON array; write one object per line, or rename the file to .json"

@@ -72,12 +72,13 @@ def _untie(merged: nn.Module, config: Any) -> None:
 
 
 def _logits(run: FinishedRun, model: nn.Module) -> torch.Tensor:
-    """Logits of a few tokens, of shape (1, 8, vocabulary), or hidden states of a model without a head."""
+    """All logits of a few tokens, of shape (numbers,), or the hidden states of a model without a head."""
     ids = torch.arange(4, 12, device=run.device)[None]
     inputs: Mapping[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if run.objective.auto_class == "AutoModelForSeq2SeqLM":
         inputs = {**inputs, "decoder_input_ids": ids}
     with torch.inference_mode():
         output = model.eval()(**inputs)
-    logits: torch.Tensor = output.last_hidden_state if run.objective.auto_class == "AutoModel" else output.logits
-    return logits.float().clone()
+    # A head for spans has logits of starts and of ends.
+    logits = [value for key, value in output.items() if key.endswith("logits")] or [output.last_hidden_state]
+    return torch.cat([each.float().flatten() for each in logits])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
@@ -13,6 +15,7 @@ from peftkit.answer_texts.extraction import EXTRACTIONS, Extraction, parse_exact
 from peftkit.components import Example, TaskKind
 from peftkit.metrics.base import EvaluateMetric, mean, normalize
 
+log = logging.getLogger(__name__)
 Equality = Literal["text", "number", "symbolic"]
 
 
@@ -46,6 +49,12 @@ class _AnswerExtraction(EvaluateMetric):
             raise ValueError("must not be empty")
         return extract
 
+    @model_validator(mode="after")
+    def _check_effects(self) -> _AnswerExtraction:
+        if self.pattern is not None and self.extract != type(self).model_fields["extract"].default:
+            raise ValueError("extract: has no effect, because pattern finds the answer; remove one of them")
+        return self
+
     def extract_answer(self, text: str) -> str | None:
         """Return the answer of a text; None if it has none."""
         if self.pattern is not None:
@@ -58,7 +67,8 @@ class _AnswerExtraction(EvaluateMetric):
 class ExtractedMatch(_AnswerExtraction):
     """The share of predictions whose extracted answer equals that of a reference.
 
-    A reference without an answer to extract is one as a whole. A prediction without one is wrong.
+    A reference without an answer to extract is one as a whole, and a warning counts them. A prediction without one is
+    wrong.
     """
 
     name: Literal["extracted_match"] = "extracted_match"
@@ -77,11 +87,14 @@ class ExtractedMatch(_AnswerExtraction):
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> dict[str, float]:
         """Return the share as ``extracted_match``."""
-        scores = []
+        scores, without = [], 0
         for prediction, texts in zip(predictions, references, strict=True):
-            answer = self.extract_answer(prediction)
-            right = [self.extract_answer(text) or text for text in texts]
+            answer, extracted = self.extract_answer(prediction), [self.extract_answer(text) for text in texts]
+            without += None in extracted
+            right = [each or text for each, text in zip(extracted, texts, strict=True)]
             scores.append(float(answer is not None and any(self._are_equal(answer, each) for each in right)))
+        if len(predictions) > 1 and without:  # scores of single examples are computed too
+            _warn_of_references(self.name, without, len(predictions))
         return {self.name: mean(scores)}
 
     def _are_equal(self, answer: str, reference: str) -> bool:
@@ -104,6 +117,12 @@ class Unextractable(_AnswerExtraction):
     ) -> dict[str, float]:
         """Return the share as ``unextractable``."""
         return {self.name: mean([float(self.extract_answer(text) is None) for text in predictions])}
+
+
+@lru_cache(maxsize=64)  # once for each number, instead of at every evaluation
+def _warn_of_references(name: str, without: int, number: int) -> None:
+    text = "%s: %s of %s rows have a reference without an answer to extract, which is compared as a whole"
+    log.warning(f"{text}; set extract or pattern to what finds it", name, f"{without:,}", f"{number:,}")
 
 
 def _are_equal_formulas(answer: str, reference: str) -> bool:

@@ -72,6 +72,12 @@ class SpanQaHead(_SpanQa):
     F1 of words on dev."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
+
+    def options_without_effect(self, task: Task) -> Mapping[str, str]:
+        """Return the threshold, if every question has an answer."""
+        allowed = getattr(task, "allow_no_answer", True)
+        return {} if allowed else {"null_score_diff_threshold": "task.allow_no_answer is false"}
 
     def head(self, task: Task) -> Head:
         """Return a head with an output for starts and one for ends."""

@@ -32,6 +32,30 @@ def _check_syntax(template: str) -> None:
         raise ValueError(f"line {error.lineno} of the template: {error.message}") from error
 
 
+def read_template(template: str) -> str:
+    """Return the text of a template, so that a run does not depend on a file that may change.
+
+    Args:
+        template: The template, or the path of a file with one; empty for that of the tokenizer.
+
+    Raises:
+        ValueError: There is no such file, or the template is invalid.
+    """
+    if not template:
+        return template
+    text = template
+    if "{" not in template:
+        try:
+            text = Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problem = "is neither a template, which has braces, nor a file that can be read"
+            raise ValueError(f"{problem}: {error}") from error
+        if "{" not in text:
+            raise ValueError(f"the file {template!r} has no template")
+    _check_syntax(text)
+    return text
+
+
 class ChatCompletion(Objective):
     """Conversations of a decoder: the assistant's messages are trained on, and its last one is generated."""
 
@@ -50,24 +74,13 @@ class ChatCompletion(Objective):
     scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
     generates = True
+    used_settings = ("max_new_tokens", "num_beams", "stop")
+    refuses_long_rows = True
 
     @field_validator("chat_template")
     @classmethod
     def _read_template(cls, template: str) -> str:
-        """Return the text of a template, so that a run does not depend on a file that may change."""
-        if not template:
-            return template
-        text = template
-        if "{" not in template:
-            try:
-                text = Path(template).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                problem = "is neither a template, which has braces, nor a file that can be read"
-                raise ValueError(f"{problem}: {error}") from error
-            if "{" not in text:
-                raise ValueError(f"the file {template!r} has no template")
-        _check_syntax(text)
-        return text
+        return read_template(template)
 
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
         """Describe the template, if it is not that of the tokenizer."""

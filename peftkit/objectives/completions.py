@@ -80,6 +80,7 @@ class FreeGeneration(Completion):
 
     task_kind = "generation"
     generates = True
+    used_settings = ("max_new_tokens", "num_beams", "stop")
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets."""

@@ -17,6 +17,7 @@ class ClassificationHead(ClassificationObjective):
     name: Literal["classification_head"] = "classification_head"
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()  # a label has one log-likelihood, and no tokens to divide it by
 
     def head(self, task: Task) -> Head:
         """Return a head with the task's labels."""
@@ -36,6 +37,7 @@ class MultipleChoiceHead(MultipleChoiceObjective):
     name: Literal["multiple_choice_head"] = "multiple_choice_head"
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
 
     def head(self, task: Task) -> Head:
         """Return a head with one output."""

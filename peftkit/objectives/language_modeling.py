@@ -56,6 +56,7 @@ class CausalLanguageModeling(_TextLikelihood):
     """Number of tokens that each further block of an evaluated text predicts; the others are context. Less is more
     precise and takes longer. Half of a block if unset."""
 
+    used_settings = ("max_new_tokens", "num_beams", "stop")  # in predictions, which continue a text
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     @model_validator(mode="after")

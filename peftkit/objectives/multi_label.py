@@ -53,6 +53,7 @@ class MultiLabelHead(MultiLabelObjective):
     ``summary.json``, and are used on test and by ``predict``."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
     scored_values = ("probabilities",)
 
     def head(self, task: Task) -> Head:

@@ -20,6 +20,7 @@ class RankingObjective(Objective):
 
     ranks = True
     scored_values = ()
+    used_settings = ("scoring",)
 
     def predict(
         self,

@@ -71,6 +71,7 @@ class RegressionHead(RegressionObjective):
     new head learns targets near 0 to 10 as they are; larger ones take long."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
 
     def head(self, task: Task) -> Head:
         """Return a head with an output for each target; several have the names of their columns."""
@@ -131,9 +132,8 @@ class RegressionHead(RegressionObjective):
         predictions: list[Prediction] = []
         for line, loss in zip(outputs.tolist(), losses, strict=True):
             values = [output * std + mean for output, mean, std in zip(line, means, stds, strict=True)]
-            texts = [format_number(value, std) for value, std in zip(values, stds, strict=True)]
             scored = {"loss": loss, "tokens": number} if has_targets else {}
-            predictions.append({**scored, "prediction": join_numbers(texts), "values": values})
+            predictions.append({**scored, "prediction": _answer(values), "values": values})
         return predictions
 
 
@@ -204,4 +204,4 @@ def _for_each(option: float | tuple[float, ...], number: int) -> tuple[float, ..
 
 
 def _answer(numbers: Sequence[float]) -> str:
-    return join_numbers([format_number(number) for number in numbers])
+    return join_numbers([*map(format_number, numbers)])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from peftkit.components import Example, Prediction
+from peftkit.answer_texts.number_texts import format_number
+from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
@@ -35,6 +36,10 @@ class SimilarityEmbedding(VectorObjective, RegressionObjective):
     """What is put before both texts."""
 
     task_kind = "text_similarity"
+
+    def options_without_effect(self, task: Task) -> Mapping[str, str]:
+        """Return the scale, which only the loss of the whole batch has."""
+        return {} if self.compares_rows else {"scale": "loss_function is 'cosine_similarity', which has no scale"}
 
     @property
     def compares_rows(self) -> bool:
@@ -97,10 +102,9 @@ class SimilarityEmbedding(VectorObjective, RegressionObjective):
         for row, vectors in zip(rows, self.predict_vectors(model, rows, context), strict=True):
             prediction: Prediction = {}
             if len(vectors) > 1:
-                first, second = self.compared_vectors(vectors)
+                first, second = self.compared_vectors(vectors.double())
                 cosine = float(first @ second)
-                # Rounding errors are not ranked: equal pairs have equal cosines.
-                prediction = {"prediction": f"{cosine:.6f}"}
+                prediction = {"prediction": format_number(cosine), "values": [cosine]}
                 if has_targets:
                     prediction |= {"loss": (cosine - row["score"]) ** 2, "tokens": 1}
             if not has_targets:

@@ -50,6 +50,7 @@ class VectorObjective(Objective):
     configuration, and false without one. Cosine similarity is the same either way."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder", "decoder")
+    used_settings = ()
 
     def head(self, task: Task) -> Head:
         """Return that the model has no head: hidden states are the outputs."""

@@ -36,6 +36,7 @@ class TokenTaggingHead(Objective):
     task_kind = "token_tagging"
     scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
+    used_settings = ()
 
     def head(self, task: Task) -> Head:
         """Return a head with the task's tags."""

@@ -25,7 +25,14 @@ FIRST_PARTY: Mapping[str, str] = {
         "peftkit-adapters",
     ),
 }
-"""Components of peftkit's own plugins, for a hint where the plugin is not installed."""
+"""Methods of peftkit's own plugins, for a hint where the plugin is not installed."""
+FIRST_PARTY_OTHERS: Mapping[Kind, Mapping[str, str]] = {
+    "task": dict.fromkeys(("preference_pairs", "unpaired_preference"), "peftkit-preference"),
+    "objective": dict.fromkeys(("dpo", "kto", "simpo"), "peftkit-preference"),
+    "metric": dict.fromkeys(("logps_accuracy", "reward_accuracy", "reward_auc", "reward_margin"), "peftkit-preference"),
+    "meter": {"energy": "peftkit-energy"},
+}
+"""Other components of these plugins."""
 
 BASE_CLASSES: Mapping[Kind, type[Component]] = {
     "method": Method,
@@ -140,7 +147,7 @@ class Registry:
             return known[name]
         if failures := [str(failure) for failure in self.failures if failure.component == (kind, name)]:
             raise PluginError("; ".join(failures))
-        guess, reasons = self.suggest(name, kind), self.why_missing(name)
+        guess, reasons = self.suggest(name, kind), self.why_missing(name, kind)
         text = f"no {kind} is called {name!r}{guess}"
         if kind == "method" and (guess or self._explain(name)):  # it is none of the sixty
             raise PluginError(f"{text}{reasons}; to list all, run: peftkit list methods")
@@ -171,22 +178,37 @@ class Registry:
             guess = suggest_method(name, known) or find_typo(name, known)
             if guess or find_left_out(name):
                 return guess
-        return closest(name, [entry.name for entry in entries if entry.kind != "method"])
+        others = [each for k in FIRST_PARTY_OTHERS if kind in (None, k) for each in FIRST_PARTY_OTHERS[k]]
+        if name in others:
+            return ""
+        return closest(name, [*(entry.name for entry in entries if entry.kind != "method"), *others])
 
-    def why_missing(self, name: str) -> str:
+    def why_missing(self, name: str, kind: Kind | None = None) -> str:
         """Returns why a name may not be registered.
 
         Args:
             name: The name in a recipe.
+            kind: The kind of component; by default any.
 
         Returns:
             Reasons that begin with ``; ``, or an empty text if there are none.
         """
-        reasons = self._explain(name)
+        reasons = self._explain(name) if kind in (None, "method") else []
+        reasons += self._explain_other(name, kind)
         reasons += [str(each) for each in self.failures if each.component is None or each.component[1] == name]
         if self.excluded:
             reasons.append(f"PEFTKIT_PLUGINS excludes {comma_separated(self.excluded)}")
         return "".join(f"; {reason}" for reason in reasons)
+
+    def _explain_other(self, name: str, kind: Kind | None) -> list[str]:
+        """Returns which distribution has a component that is no method, or one with a similar name."""
+        guess = self._guess(name, kind)
+        for each, names in FIRST_PARTY_OTHERS.items():
+            for wanted, subject in ((name, "it"), (guess, repr(guess))):
+                distribution = names.get(wanted) if kind in (None, each) else None
+                if distribution and distribution not in self.distributions:
+                    return [f"{subject} is in the distribution {distribution}"]
+        return []
 
     def _explain(self, name: str) -> list[str]:
         """Returns what is known of the name of a method that is not installed."""

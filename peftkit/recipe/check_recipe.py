@@ -12,7 +12,7 @@ from peftkit.distributed import device_requirements as device
 from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
-from peftkit.recipe.evaluation_tasks import EvaluationTask
+from peftkit.recipe.evaluation_tasks import EvaluationTask, name_of_table
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
 from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.probes.probe_config import ProbeConfig
@@ -100,9 +100,10 @@ def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, 
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}
             keys |= {"path": ("path",)} if config.path is not None else {}
             keys |= {"test_split": ("split",)} if config.split is not None else {}
-            text = problem.text if problem.option in (*keys, "path") else f"{problem.option}: {problem.text}"
-            key = keys.get(problem.option, ("name",))
-            yield (*path, *key), replace(problem, text=text)
+            # An option that is that of the recipe's task may be changed for the set alone.
+            text = problem.text if problem.option in (*keys, "path") else f"task.{problem.option}: {problem.text}"
+            key = keys.get(problem.option, ())
+            yield (*path, *key), replace(problem, text=f"{name_of_table(path, config.name)}: {text}")
 
 
 def check_method_options(recipe: Recipe) -> None:

@@ -149,7 +149,23 @@ def _option_error(
         return _relocated(details, (*path, "task", *loc))
     # Of all options together, or of one of the recipe's task.
     text = "missing; it is required" if details["type"] == "missing" else details["msg"].removeprefix("Value error, ")
-    return located_error(path, ": ".join([*map(str, loc), text]))
+    option, _, rest = text.partition(": ")
+    if not loc and option == "path" and config.path is not None:
+        return located_error((*path, "path"), rest)
+    if not loc and option in config.task:
+        return located_error((*path, "task", option), rest)
+    where = ".".join(["task", *map(str, loc)]) if loc else ""
+    return located_error(path, ": ".join(filter(None, [name_of_table(path, config.name), where, text])))
+
+
+def name_of_table(path: tuple[str | int, ...], name: str) -> str:
+    """Return how messages call an evaluation set or a probe: ``the set 'mismatched'``.
+
+    Args:
+        path: The path of its table.
+        name: Its name.
+    """
+    return f"the {'probe' if path[0] == 'probe' else 'set'} {name!r}"
 
 
 def _relocated(details: ErrorDetails, path: tuple[str | int, ...]) -> InitErrorDetails:

@@ -61,7 +61,7 @@ class Chat(DatasetTask):
         """Recognizes lists of messages, and pairs of prompt and completion."""
         for name in column_names.MESSAGES_NAMES:
             column = sample.columns.get(name)
-            if column is not None and column.values and all(map(_is_messages, column.values)):
+            if column is not None and column.values and all(map(is_messages, column.values)):
                 yield TaskMatch(0.95, {"messages_column": name}, f"{name!r} has messages of a conversation")
                 return
         for prompt, completion in (("prompt", "completion"), ("instruction", "output")):
@@ -101,7 +101,7 @@ class Chat(DatasetTask):
         if not messages:
             raise RowError(self._column_of(row), "there is no message to answer")
         conversation = Conversation(tuple(messages), self._tools(row), min(len(prompt), len(messages)))
-        return Example(_as_text(messages), "", conversation=conversation)
+        return Example(messages_as_text(messages), "", conversation=conversation)
 
     def to_prompt(self, row: Mapping[str, Any]) -> Example:
         missing = [column for column in self.required_columns(row) if not has_column(row, column)]
@@ -129,8 +129,8 @@ class Chat(DatasetTask):
         if not str(last.get("content") or "").strip() and not last.get("tool_calls"):
             raise RowError(column, "the last message is empty")
         conversation = Conversation(tuple(messages), self._tools(row), len(prompt) if completion else len(messages) - 1)
-        source = _as_text(messages[:-1])
-        return Example(source, _content(last), conversation=conversation, group=self.group_of(row))
+        source = messages_as_text(messages[:-1])
+        return Example(source, message_text(last), conversation=conversation, group=self.group_of(row))
 
     def _messages(self, row: Mapping[str, Any]) -> tuple[list[Message], list[Message]]:
         """Returns the messages of the prompt, and those of the completion; of a list of messages, all as the prompt."""
@@ -139,13 +139,13 @@ class Chat(DatasetTask):
             raise RowError("messages", f"there are no messages; a row must have {FORMS}")
         prompt_column, completion_column = self._pair_of(row)
         if column != prompt_column:
-            prompt, completion = _read_messages(get_value(row, column), column, "user"), []
+            prompt, completion = read_messages(get_value(row, column), column, "user"), []
         else:
-            prompt = _read_messages(get_value(row, column), column, "user")
+            prompt = read_messages(get_value(row, column), column, "user")
             if self.prompt_column is None and column == "instruction" and str(row.get("input") or "").strip():
                 prompt = [{"role": "user", "content": f"{get_nonblank_text(row, column)}\n\n{get_text(row, 'input')}"}]
             answered = has_column(row, completion_column) and row.get(completion_column) is not None
-            completion = _read_messages(row[completion_column], completion_column, "assistant") if answered else []
+            completion = read_messages(row[completion_column], completion_column, "assistant") if answered else []
         system = get_text(row, "system") if str(row.get("system") or "").strip() else self.system
         if system and prompt and prompt[0]["role"] not in ("system", "developer"):
             prompt = [{"role": "system", "content": system}, *prompt]
@@ -168,7 +168,7 @@ class Chat(DatasetTask):
 
     def _tools(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
         """Returns the functions that the assistant may call."""
-        value = _parse_json(row.get(self.tools_column), self.tools_column)
+        value = parse_json(row.get(self.tools_column), self.tools_column)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
@@ -176,7 +176,8 @@ class Chat(DatasetTask):
         return tuple(_without_none(each) for each in value)
 
 
-def _is_messages(value: Any) -> bool:
+def is_messages(value: Any) -> bool:
+    """Returns whether a value is a list of messages."""
     keys = ("role", "from")
     return (
         isinstance(value, list)
@@ -185,7 +186,7 @@ def _is_messages(value: Any) -> bool:
     )
 
 
-def _read_messages(value: Any, column: str, role: str) -> list[Message]:
+def read_messages(value: Any, column: str, role: str) -> list[Message]:
     """Returns messages in one form.
 
     Args:
@@ -196,7 +197,7 @@ def _read_messages(value: Any, column: str, role: str) -> list[Message]:
     Raises:
         RowError: The value or a message is invalid.
     """
-    value = _parse_json(value, column)
+    value = parse_json(value, column)
     if isinstance(value, str):
         if not value.strip():
             raise RowError(column, "is empty")
@@ -206,7 +207,7 @@ def _read_messages(value: Any, column: str, role: str) -> list[Message]:
     return [_read_message(each, column, number) for number, each in enumerate(value, 1)]
 
 
-def _parse_json(value: Any, column: str) -> Any:
+def parse_json(value: Any, column: str) -> Any:
     """Returns the list that a text is the JSON of, as cells of tables have them; other values as they are."""
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
@@ -279,12 +280,12 @@ def _without_none(value: Any) -> Any:
     return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
-def _content(message: Message) -> str:
+def message_text(message: Message) -> str:
     """Returns the text of a message, with the functions that it calls as JSON."""
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls", ())]
     return "\n".join([*filter(None, [str(message["content"])]), *calls])
 
 
-def _as_text(messages: Iterable[Message]) -> str:
+def messages_as_text(messages: Iterable[Message]) -> str:
     """Returns messages as plain text, one after the other."""
-    return "\n".join(f"{message['role']}: {_content(message)}" for message in messages)
+    return "\n".join(f"{message['role']}: {message_text(message)}" for message in messages)

@@ -8,15 +8,35 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from peftkit.components import OptionProblem
-from peftkit.data_files import check_encoding, disk_file, file_format, is_saved_dataset, normalize_member
-from peftkit.errors import DataError, InputError, RowError, comma_separated, similar_file, summarize_error
+from peftkit.components import OptionProblem, Task
+from peftkit.data_files import (
+    check_encoding,
+    data_name,
+    disk_file,
+    file_format,
+    is_saved_dataset,
+    missing_column_hint,
+    normalize_member,
+)
+from peftkit.errors import (
+    DataError,
+    InputError,
+    RowError,
+    comma_separated,
+    did_you_mean,
+    similar_file,
+    summarize_error,
+)
 from peftkit.tasks import prompt_templates
+from peftkit.tasks.columns import visible_columns
+from peftkit.tasks.file_task import FileTask
+from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
-from peftkit.tasks.sources.bad_rows import iterate, most_bad_rows, parse_percentage
+from peftkit.tasks.sources.bad_rows import most_bad_rows, parse_percentage, to_valid_example
 from peftkit.tasks.sources.data_source import files_of, is_local
+from peftkit.tasks.sources.row_groups import iterate
 
 if TYPE_CHECKING:
     from peftkit.tasks.dataset_task import DatasetTask
@@ -67,7 +87,7 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         loaded = split_loading.load_valid_splits(source)
     except InputError as error:
         return [_problem(error)]
-    columns = list(task._column_problems(loaded.splits))
+    columns = list(column_problems(task, loaded.splits))
     invalid = {(error.location, error.column) for error in columns}
     problems = [*map(_problem, loaded.problems), *_merged(task, columns), *_encoding_problems(source, loaded)]
     if not download and (trained := task.trained_of(type(task))) and not is_local(trained._data_source()):
@@ -75,6 +95,7 @@ def find_data_problems(task: DatasetTask, *, download: bool) -> list[OptionProbl
         return [*problems, OptionProblem("path", text, is_error=False)]
     if "label_column" not in {error.option for error in columns}:
         problems += task._label_problems(loaded.splits)
+        problems += _untrained_labels(task, loaded.splits)
     check_row = task._row_check()
     for split, rows in loaded.splits.items():
         if task.skips_bad_rows:
@@ -88,9 +109,46 @@ def _sampled(task: DatasetTask) -> DatasetTask:
     """Returns a copy of a task that loads the first rows of each file, and whose labels are of such rows."""
     sampled = task.model_copy()
     sampled._sample = replace(task._data_source(), rows_per_file=ROWS_PER_FILE, streaming=False)
-    if trained := task.trained_of(type(task)):
-        sampled._trained = _sampled(trained) if is_local(trained._data_source()) else trained
+    if isinstance(task._trained, FileTask) and is_local((trained := cast("DatasetTask", task._trained))._data_source()):
+        sampled._trained = _sampled(trained)
     return sampled
+
+
+def _untrained_labels(task: DatasetTask, splits: Mapping[str, Any]) -> Iterator[OptionProblem]:
+    """Yields the first row of an evaluation set whose label the model is not trained on."""
+    trained = task._trained
+    if trained is None:
+        return
+    option = next((each for each in ("label_column", "tags_column") if each in type(task).model_fields), "path")
+    try:
+        if not _knows_labels(trained) or (labels := trained.labels) == task.labels or not labels:
+            return
+        for split, rows in splits.items():
+            for index, row in enumerate(islice(iterate(rows), ROWS_PER_SPLIT)):
+                example, _ = to_valid_example(task.to_example, row)
+                if example is not None and not example.candidates:
+                    order = f"the labels that the model is trained on, in their order: {comma_separated(labels)}"
+                    yield OptionProblem(option, f"has the labels {comma_separated(task.labels)}, but needs {order}")
+                    return
+                if example is not None and example.target not in labels:
+                    near = did_you_mean(example.target, labels)
+                    text = f"the model is not trained on the label {example.target!r}{near}"
+                    place = task.describe_source_row(split, index)
+                    yield OptionProblem(option, f"{place}: {text}; labels: {comma_separated(labels)}")
+                    return
+    except InputError:  # reported with the labels
+        return
+
+
+def _knows_labels(trained: Task) -> bool:
+    """Returns whether the labels of a task are not those of the first rows alone."""
+    if not isinstance(trained, FileTask):
+        return True
+    source = cast("DatasetTask", trained)._data_source()
+    if not is_local(source):
+        return False
+    loaded = split_loading.load_valid_splits(source)
+    return trained.labels_of_data() is None or not {*loaded.origins.values()} & loaded.cut
 
 
 def options_for_bad_rows(task: DatasetTask) -> tuple[dict[str, Any], dict[str, str]]:
@@ -151,7 +209,7 @@ def _unchecked_rows(
         if loaded.origins[split] in loaded.cut or not hasattr(rows, "__len__") or len(rows) > ROWS_PER_SPLIT:
             partial |= dict.fromkeys(files.get(loaded.origins[split]) or [task._describe_split(split)])
     if partial:
-        names = [*partial][:MOST_NAMES]
+        names = [*map(data_name, partial)][:MOST_NAMES]
         more = f" and {len(partial) - MOST_NAMES:,} more" if len(partial) > MOST_NAMES else ""
         text = (
             f"{comma_separated(names)}{more}: checked in part, at most {ROWS_PER_FILE:,} rows of a file and "
@@ -182,6 +240,32 @@ def _problem(error: InputError) -> OptionProblem:
     if isinstance(error, DataError):
         return OptionProblem(error.option, ": ".join(filter(None, [error.location, error.text])))
     return OptionProblem("path", str(error))
+
+
+def column_problems(task: DatasetTask, splits: Mapping[str, Any]) -> Iterator[DataError]:
+    """Yields an error for each column of each split that does not exist, or has no text.
+
+    Args:
+        task: The task.
+        splits: The rows of each split.
+    """
+    for split, rows in splits.items():
+        columns = rows.column_names or ()
+        for option, column in task.column_options():
+            if columns and column not in columns and column.split(".")[0] not in columns:
+                known = sorted(visible_columns(columns))
+                place = task._describe_split(split)
+                hint = missing_column_hint(known, place)
+                near = "" if hint else did_you_mean(column, known)
+                text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}{hint}"
+                yield DataError(option, text, place, column)
+        for column in task.text_columns():
+            if names := feature_names(rows.features, column):
+                text = (
+                    f"is used as text, but has label numbers (of {comma_separated(names)}); write the label names "
+                    "to a text column"
+                )
+                yield DataError(column, text, task._describe_split(split), column)
 
 
 def _merged(task: DatasetTask, errors: Iterable[DataError]) -> Iterator[OptionProblem]:

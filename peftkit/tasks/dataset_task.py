@@ -11,17 +11,16 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from peftkit.components import Example, OptionProblem
 from peftkit.components.task import ExampleCheck
 from peftkit.components.types import SkippedRow, TaskMatch
-from peftkit.data_files import missing_column_hint
-from peftkit.errors import DataError, MissingFieldsError, comma_separated, did_you_mean
+from peftkit.errors import MissingFieldsError
 from peftkit.tasks import prompt_templates
-from peftkit.tasks.columns import get_nonblank_text, get_text, has_column, visible_columns
-from peftkit.tasks.data_check import DEFAULT_MAX_BAD, find_data_problems, options_for_bad_rows
+from peftkit.tasks.columns import get_nonblank_text, get_text, has_column
+from peftkit.tasks.data_check import DEFAULT_MAX_BAD, column_problems, find_data_problems, options_for_bad_rows
 from peftkit.tasks.file_task import GLOB, FileTask
-from peftkit.tasks.labels import feature_names
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.sources.data_sample import DataSample, held_out_options, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
+from peftkit.tasks.sources.row_groups import RowGroups
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -61,9 +60,10 @@ class DatasetTask(FileTask):
     test_split: str | None = None
     """Name of the test split in the data; test if unset."""
     dev_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """Fraction of the training rows to hold out for dev if there is no dev split."""
+    """Fraction of the training rows to hold out for dev if there is no dev split. Rows with the same source, or of one
+    group, are held out together."""
     test_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """Fraction of the training rows to hold out for test if there is no test split."""
+    """Fraction of the training rows to hold out for test if there is no test split, like `dev_fraction`."""
     split_seed: int = Field(default=42, ge=0)
     """Seed of held-out splits and `max_rows`; independent of the run's seed, so that all runs have the same rows."""
     max_rows: int | None = Field(default=None, gt=0)
@@ -73,9 +73,8 @@ class DatasetTask(FileTask):
     prompt: str | None = None
     """Prompt template with fields in braces; the task's default if unset."""
     group_column: str | None = None
-    """Column that identifies groups of dependent rows, such as a passage id; comparisons resample whole groups. The
-    context column, if the task has one, if unset."""
-
+    """Column that identifies groups of dependent rows, such as a passage id: whole groups are held out, and resampled
+    by comparisons. The context column, if the task has one, if unset."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with invalid rows: `stop`, or `skip` them in every split. They are counted, and listed with their
     reasons in `skipped.jsonl` of the run directory."""
@@ -148,6 +147,8 @@ class DatasetTask(FileTask):
         yield from self._options_without_form()
         if not self.skips_bad_rows:
             yield "max_bad", "on_bad_row is 'stop'"
+        if not (self.dev_fraction or self.test_fraction or self.max_rows or self.draws_by_split_seed):
+            yield "split_seed", "no rows are held out or drawn"
         if isinstance(self.path, dict):
             for option in ("config", "revision"):
                 yield option, "path has files by split"
@@ -168,6 +169,11 @@ class DatasetTask(FileTask):
     def is_streaming(self) -> bool:
         """Whether the training rows are streamed."""
         return self.streaming
+
+    @property
+    def draws_by_split_seed(self) -> bool:
+        """Whether ``split_seed`` decides more than which rows are held out and drawn; False by default."""
+        return False
 
     @property
     def skips_bad_rows(self) -> bool:
@@ -215,9 +221,24 @@ class DatasetTask(FileTask):
         """Returns the columns that are used as text, in prompts or targets."""
         return self.required_columns({})
 
+    def grouping_column(self) -> str | None:
+        """Returns the column whose equal texts make rows a group, by default ``group_column``."""
+        return self.group_column
+
     def group_of(self, row: Mapping[str, Any]) -> str:
-        """Returns the group of a row; empty without ``group_column``."""
-        return get_text(row, self.group_column) if self.group_column else ""
+        """Returns the group of a row; empty without a column of groups."""
+        return get_text(row, column) if (column := self.grouping_column()) else ""
+
+    def source_of(self, row: Mapping[str, Any]) -> str:
+        """Returns the source of a row, which must depend on no other rows; rows with the same one are together."""
+        return self.make_prompt(row).source
+
+    def held_out(self) -> Mapping[str, Mapping[str, Any]]:
+        """Returns the number of rows and groups of each split that was held out of the training rows."""
+        source = self._data_source()
+        held_out = split_loading.load_valid_splits(source).held_out.items()
+        rule = source.groups.rule if source.groups else ""
+        return {split: {"rows": rows, "groups": n, "together": rule} for split, (rows, n) in held_out}
 
     def to_prompt(self, row: Mapping[str, Any]) -> Example:
         """Converts a row without answer to an example; columns that the prompt does not show may be missing.
@@ -273,6 +294,7 @@ class DatasetTask(FileTask):
             test_fraction=self.test_fraction,
             stratify=getattr(self, self.stratify_option) if self.stratify_option else None,
             seed=self.split_seed,
+            groups=RowGroups(self) if self.dev_fraction or self.test_fraction else None,
             max_rows=self.max_rows,
             streaming=self.streaming,
             sizes=() if self.streaming else tuple(published.items()),
@@ -287,7 +309,7 @@ class DatasetTask(FileTask):
             InputError: The data cannot be read, lack a split or a column, or differ from the published sizes.
         """
         splits = split_loading.load_splits(self._data_source()).splits
-        for problem in self._column_problems(splits):
+        for problem in column_problems(self, splits):
             raise problem
         if self.skips_bad_rows or self.ignores_rows:
             splits, self._skipped = leave_out_bad_rows(self, splits)
@@ -316,26 +338,6 @@ class DatasetTask(FileTask):
     def find_data_problems(self, *, download: bool = False) -> list[OptionProblem]:
         """Finds what is wrong with local data, and with a hub dataset if it may be downloaded."""
         return find_data_problems(self, download=download)
-
-    def _column_problems(self, splits: Mapping[str, Any]) -> Iterator[DataError]:
-        """Yields an error for each column of each split that does not exist, or has no text."""
-        for split, rows in splits.items():
-            columns = rows.column_names or ()
-            for option, column in self.column_options():
-                if columns and column not in columns and column.split(".")[0] not in columns:
-                    known = sorted(visible_columns(columns))
-                    place = self._describe_split(split)
-                    hint = missing_column_hint(known, place)
-                    near = "" if hint else did_you_mean(column, known)
-                    text = f"there is no column {column!r}{near}; columns: {comma_separated(known)}{hint}"
-                    yield DataError(option, text, place, column)
-            for column in self.text_columns():
-                if names := feature_names(rows.features, column):
-                    text = (
-                        f"is used as text, but has label numbers (of {comma_separated(names)}); write the label names "
-                        "to a text column"
-                    )
-                    yield DataError(column, text, self._describe_split(split), column)
 
     def _label_problems(self, splits: Mapping[str, Any]) -> Iterable[OptionProblem]:
         """Finds what is wrong with the labels of all splits together."""

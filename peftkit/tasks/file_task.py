@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from peftkit.data_files import (
     FileLayout,
@@ -50,6 +50,9 @@ class FileTask(EvaluatedTask):
     field: str | None = Field(default=None, min_length=1)
     """Key of the rows in JSON files, named as in `datasets`; dots select nested keys. If unset, the only list of rows
     is found."""
+
+    _recorded: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    """What a finished run recorded of the data (see ``data_state``)."""
 
     @field_validator("path")
     @classmethod
@@ -107,8 +110,45 @@ class FileTask(EvaluatedTask):
             if written in (None, "text") or any(each.lower() in form.extensions for each in extensions):
                 return FileOptions(encoding=self.encoding, form=form.without_answers())
             return FileOptions()
-        trained = {file_format(Path(each)) for _, names in self._source_files() for each in names}
+        trained = self._trained_formats()
         return options if not trained or written in trained else FileOptions()
+
+    def _trained_formats(self) -> list[str | None]:
+        """Returns the formats of the files of training; empty if they are unknown."""
+        if "file_formats" in self._recorded:
+            return list(self._recorded["file_formats"])
+        return sorted({file_format(Path(each)) for _, names in self._source_files() for each in names}, key=str)
+
+    def labels_of_data(self) -> tuple[tuple[str, ...], bool] | None:
+        """Returns the labels that were found in the data, in their order, and whether numbers are indices of them.
+
+        None, the default, stands for a task without labels, or with labels that its options name.
+        """
+        return None
+
+    @property
+    def recorded_labels(self) -> tuple[tuple[str, ...], bool] | None:
+        """What ``labels_of_data`` returned in a finished run; None without one."""
+        if "labels" not in self._recorded:
+            return None
+        return tuple(self._recorded["labels"]), self._recorded["numbered"]
+
+    def data_state(self) -> dict[str, Any]:
+        """Returns the labels that were found in the data, and the formats of its files."""
+        state: dict[str, Any] = {"file_formats": self._trained_formats()}
+        if (labels := self.labels_of_data()) is not None:
+            state |= {"labels": [*labels[0]], "numbered": labels[1]}
+        return state
+
+    def with_data_state(self, state: Mapping[str, Any]) -> FileTask:
+        """Returns a copy of the task that takes labels and formats from a finished run.
+
+        Args:
+            state: What ``data_state`` returned.
+        """
+        task = self.model_copy()
+        task._recorded = state
+        return task
 
     def _source_files(self) -> Files:
         """Returns the files of each split; empty if they are not on this machine."""

@@ -52,9 +52,8 @@ class _QuestionTask(DatasetTask):
         context = {"context": self.context_column} if self.context_column else {}
         return {"question": self.question_column, **context}
 
-    def group_of(self, row: Mapping[str, Any]) -> str:
-        column = self.group_column or self.context_column
-        return get_text(row, column) if column else ""
+    def grouping_column(self) -> str | None:
+        return self.group_column or self.context_column
 
     def column_options(self) -> Iterator[tuple[str, str]]:
         yield "question_column", self.question_column
@@ -136,6 +135,13 @@ class MultipleChoice(_QuestionTask):
         yield from super()._without_effect()
         if self.choices_columns:
             yield "choices_column", "choices_columns has the columns of the choices"
+        shown = "choices" in prompt_templates.fields(self.prompt_template())
+        if not shown and self.answer_is in ("text", "index", "number"):
+            yield "choice_labels_column", f"the prompt shows no choices, and answer_is is {self.answer_is!r}"
+
+    @property
+    def draws_by_split_seed(self) -> bool:
+        return self.shuffle_choices
 
     @model_validator(mode="after")
     def _check_answer_position(self) -> MultipleChoice:

@@ -109,8 +109,8 @@ class SpanQa(DatasetTask):
     def required_columns(self, row: Mapping[str, Any]) -> list[str]:
         return [*dict.fromkeys([*super().required_columns(row), self.question_column, self.context_column])]
 
-    def group_of(self, row: Mapping[str, Any]) -> str:
-        return get_text(row, self.group_column or self.context_column)
+    def grouping_column(self) -> str:
+        return self.group_column or self.context_column
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         source, span = self.render_prompt(row)

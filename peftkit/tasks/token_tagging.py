@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.types import TaskMatch
-from peftkit.data_files import ConllFormat, FileLayout
+from peftkit.data_files import ConllFormat, FileLayout, FileOptions, disk_file, field_counts, is_archive
 from peftkit.errors import InputError, RowError
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, repair_tags, tag_problem
 from peftkit.tasks.columns import EMPTY, get_text, get_texts, get_value
@@ -20,11 +22,17 @@ from peftkit.tasks.labels import check_label_names, check_label_order, feature_n
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.data_source import DataSource
+from peftkit.tasks.sources.row_groups import iterate
 from peftkit.tasks.tag_recognition import recognize_conll, recognize_tags
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+log = logging.getLogger(__name__)
+CONLL_EXTENSIONS = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+"""Extensions of files that are nothing else."""
+UNKNOWN_TAGS = ("_", "-", "?")
+"""What files without answers have instead of tags."""
 CONLL_OPTIONS = ("word_field", "tag_field", "field_separator", "comment_prefix")
 
 
@@ -95,10 +103,15 @@ class TokenTagging(DatasetTask):
         """The tags, in the order of their numbers."""
         return self._names()[0]
 
+    def labels_of_data(self) -> tuple[tuple[str, ...], bool] | None:
+        return None if self.tag_names else self._names()
+
     def _names(self) -> tuple[tuple[str, ...], bool]:
         """Returns the tags, and whether numbers are indices of them."""
         if self.tag_names:
             return self.tag_names, True
+        if recorded := self.recorded_labels:
+            return recorded
         if trained := self.trained_of(TokenTagging):
             return trained._names()
         columns = (self.words_column, self.tags_column)
@@ -120,6 +133,51 @@ class TokenTagging(DatasetTask):
             return None
         fields = (self.word_field, self.tag_field, self.field_separator, self.comment_prefix)
         return ConllFormat(self.words_column, self.tags_column, *fields)
+
+    def data_state(self) -> dict[str, Any]:
+        """Also returns the number of fields of the lines of CoNLL files."""
+        state = super().data_state()
+        if self.file_format is not None:
+            state["fields"] = self._trained_fields()
+        return state
+
+    def _trained_fields(self) -> list[int]:
+        if "fields" in self._recorded:
+            return list(self._recorded["fields"])
+        form = self.file_layout
+        if not isinstance(form, ConllFormat):
+            return []
+        file = next((name for _, names in self._source_files() for name in names), "")
+        return sorted(field_counts(file, form, self.encoding)) if disk_file(file).is_file() else []
+
+    def prediction_options(self, file: str) -> FileOptions:
+        """Returns how a file to predict is written; text with other lines than CoNLL files have is one text a line.
+
+        Args:
+            file: Path of the file.
+        """
+        options = super().prediction_options(file)
+        named = Path(file).suffix.lower() in CONLL_EXTENSIONS
+        if not isinstance(options.form, ConllFormat) or named or not Path(file).is_file() or is_archive(file):
+            return options
+        if not self._trained_fields():  # of a run of an older version
+            return options
+        try:
+            counts = field_counts(file, options.form, options.encoding)
+        except InputError:  # reported when the file is read
+            return options
+        if not all(self._is_conll_line(line, fields, options.form.separator) for fields, line in counts.items()):
+            log.warning("%s: has other lines than CoNLL files, so each line is read as one text", file)
+            return replace(options, form=None)
+        return options
+
+    def _is_conll_line(self, line: str, fields: int, separator: str | None) -> bool:
+        """Returns whether a line is a word alone, or as in the files of training, with or without its tag."""
+        trained = self._trained_fields()
+        if fields in trained:
+            tag = line.split(separator)[self.tag_field]
+            return tag in (*self.labels, *UNKNOWN_TAGS) or (self.scheme != "none" and not tag_problem(tag, self.scheme))
+        return fields == 1 or fields + 1 in trained
 
     def load(self) -> DatasetDict:
         if not self.is_evaluation_set:
@@ -256,7 +314,7 @@ def _find_tag_names(
             _check_tags(names, scheme, column)
             return names, True
         tops = {name.split(".")[0] if name not in rows.column_names else name for name in (column, words_column)}
-        for index, row in enumerate(_iterate(rows, sorted(tops))):
+        for index, row in enumerate(iterate(rows, sorted(tops))):
             try:
                 _, words = _read_words(row, words_column)
                 tags = [str(tag) for tag in _read_tags(row, column, len(words))]
@@ -273,13 +331,6 @@ def _check_tags(tags: Sequence[str], scheme: SchemeName, column: str) -> None:
     for tag in tags:
         if problem := _problem_of_tag(tag, scheme):
             raise RowError(column, f"the tag {tag!r} {problem}")
-
-
-def _iterate(rows: Any, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    known = [column for column in columns if column in (rows.column_names or ())]
-    for batch in rows.select_columns(known).iter(batch_size=1000):
-        for values in zip(*(batch[column] for column in known), strict=True):
-            yield dict(zip(known, values, strict=True))
 
 
 def _tag_order(tag: str) -> tuple[Any, ...]:

@@ -81,6 +81,8 @@ def check_published_rates(method: Method | type[Method]) -> None:
 def check_task(task: Task) -> None:
     """Check that a task has three splits of valid examples, and that prompts do not depend on the answer.
 
+    What a finished run stores of the data is JSON, with which the task has the same labels and prompts.
+
     Args:
         task: The task with its options.
 
@@ -110,6 +112,23 @@ def check_task(task: Task) -> None:
         assert rows, f"the split {split!r} is empty"
         _check_examples(task, split, [task.to_example(row) for row in rows], ranked=ranks == {True})
         _check_prompts(task, split, rows)
+    _check_data_state(task, [row for _, row in zip(range(MAX_ROWS), splits["test"], strict=False)])
+
+
+def _check_data_state(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Check that a task is the same with what a run stores of its data."""
+    state = task.data_state()
+    try:
+        stored = json.loads(json.dumps(state))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"data_state returns {state}, which is not JSON: {error}") from error
+    recorded = task.with_data_state(stored)
+    for part in ("labels", "targets", "empty_answer"):
+        expected, actual = getattr(task, part), getattr(recorded, part)
+        assert actual == expected, f"with_data_state: {part} is {actual!r} instead of {expected!r}"
+    for row in rows:
+        expected, actual = task.to_prompt(row), recorded.to_prompt(row)
+        assert actual == expected, f"with_data_state: to_prompt returns {actual!r} instead of {expected!r}"
 
 
 def _check_prompts(task: Task, split: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def check_objective(
 ) -> None:
     """Check an objective with tiny models of all its families.
 
-    Its options survive a round trip through JSON. Neither losses nor predictions depend on the other rows of a batch;
+    Its options survive a round trip through JSON. Neither losses nor predictions depend on the other rows of a batch,
+    and predictions on no setting of evaluation that ``used_settings`` lacks;
     the losses of microbatches add up. If the loss compares rows, microbatches have the loss and the gradients of their
     batch. Rows can be stored. Predictions have what metrics and run directories need. With ``runs``, two processes with
     four rows each give the results of one with eight, and a resumed run ends bit for bit like one that was not
@@ -80,6 +82,7 @@ def check_objective(
         _check_rows(base.objective, make_recipe("tensors"))
         _check_batches(base, make_recipe("tensors"))
         _check_predictions(base, make_recipe("tensors"))
+        _check_settings(base, make_recipe("tensors"))
         if runs:
             _check_runs(make_recipe, objective, task)
 
@@ -174,6 +177,27 @@ def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
             f"the prediction of row {first['index']} is {first['prediction']!r} with its answer and "
             f"{second['prediction']!r} without"
         )
+
+
+OTHER_SETTINGS = {"max_new_tokens": 1, "num_beams": 2, "scoring": "norm", "stop": ("e", "a")}
+"""Settings that differ from the defaults."""
+
+
+def _check_settings(base: LoadedBase, recipe: Recipe) -> None:
+    """Check that predictions do not depend on settings that the objective does not use."""
+    used = base.objective.component.used_settings
+    if used is None:
+        return
+    unknown = [name for name in used if name not in OTHER_SETTINGS]
+    assert not unknown, f"used_settings has {unknown[0]!r}; known are {', '.join(OTHER_SETTINGS)}"
+    others = {name: value for name, value in OTHER_SETTINGS.items() if name not in used}
+    changed = replace(base.objective.context, settings=replace(base.objective.context.settings, **others))
+    split = tokenize_examples(base.objective, "dev", _examples(recipe), range(ROWS), training=False)
+    accelerator, objective = Accelerator(cpu=True), replace(base.objective, context=changed)
+    before, after = (predict(base.model, split, recipe, each, accelerator) for each in (base.objective, objective))
+    for first, second in zip(before, after, strict=True):
+        different = [key for key in first if first[key] != second.get(key)]
+        assert not different, f"{different[0]} depends on one of {', '.join(others)}, which used_settings lacks"
 
 
 def _check_runs(make_recipe: Callable[..., Recipe], objective: Objective, task: Task) -> None:

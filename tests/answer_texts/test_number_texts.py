@@ -3,26 +3,33 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peftkit.answer_texts.number_texts import format_number, parse_numbers
 
 
 @pytest.mark.parametrize(
-    ("value", "scale", "text"),
+    ("value", "text"),
     [
-        (3.284123456, 1.0, "3.28412"),
-        (1_700_000_000.123456, 1.0, "1700000000.12346"),
-        (512_345.678, 98_000.0, "512345.7"),
-        (0.00000123456789, 1.0, "0.00000123457"),
-        (0.0, 1.0, "0.00000"),
-        (-2.5, 1.0, "-2.50000"),
-        (math.nan, 1.0, "nan"),
-        (-math.inf, 1.0, "-inf"),
+        (3.284123456, "3.284123456"),
+        (1_700_000_000.123456, "1700000000.123456"),
+        (1.23456789e-06, "0.00000123456789"),
+        (1e22, "10000000000000000000000"),
+        (0.0, "0.0"),
+        (-2.5, "-2.5"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
     ],
 )
-def test_numbers_keep_six_digits_of_their_scale(value: float, scale: float, text: str) -> None:
-    assert format_number(value, scale) == text
+def test_numbers_are_written_without_exponent(value: float, text: str) -> None:
+    assert format_number(value) == text
     assert parse_numbers(text) is not None
+
+
+@given(st.floats(allow_nan=False))
+def test_no_digit_of_a_number_is_lost(value: float) -> None:
+    assert parse_numbers(format_number(value)) == (value,)
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,16 @@ def test_candidates_are_the_trained_labels_in_their_order() -> None:
         (
             {"names": ("a", "zz"), "rows": ("a", "zz")},
             InputError,
-            "row 2: the model is not trained on the label 'zz'; labels: a, b, c",
+            "the evaluation set 'hard': .*row 2: the model is not trained on the label 'zz'; labels: a, b, c",
         ),
         (
             {"names": ("a", "d"), "rows": ("a", "d"), "ranked": False},
             InputError,
-            r"'hard' needs the labels that the model is trained on, in their order \(a, b, c\); 'd' is none of them",
+            r"'hard': needs the labels that the model is trained on, in their order \(a, b, c\); 'd' is none of them",
         ),
         ({"names": ("c", "a"), "ranked": False}, InputError, "the set has c, a"),
-        ({"rows": ()}, RunError, "the evaluation set 'hard' has no rows"),
-        ({"numbers": ("x",)}, InputError, "'hard' predicts x, but the model predicts"),
+        ({"rows": ()}, RunError, "the evaluation set 'hard': has no rows"),
+        ({"numbers": ("x",)}, InputError, "'hard': predicts x, but the model predicts"),
     ],
 )
 def test_other_labels_and_targets_are_refused(options: dict[str, Any], error: type[Exception], words: str) -> None:

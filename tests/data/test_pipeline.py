@@ -98,3 +98,12 @@ def test_row_digests_depend_on_the_rows_only(make: Make) -> None:
     assert digests("evaluate.dev_examples=4", "evaluate.test_examples=5") == whole
     fewer = digests("task.rows=24", "evaluate.test_examples=5", "evaluate.full_splits=false")
     assert [key for key in whole if fewer[key] == whole[key]] == ["dev"]
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(1, "dev has 1 row, too few"), (9, "dev has 9 rows, too few"), (12, "")])
+def test_a_checkpoint_that_few_rows_select_is_warned_of(
+    rows: int, warned: str, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make("decoder", "evaluate.train_examples=0", f"evaluate.dev_examples={rows}")
+    prepare_data(recipe, load_base(recipe).objective, Accelerator(cpu=True))
+    assert (warned in caplog.text) if warned else ("too few" not in caplog.text)

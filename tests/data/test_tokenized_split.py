@@ -22,7 +22,6 @@ from peftkit import Example
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.data.dataloader import StreamingRows
-from peftkit.data.examples import text_hash
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_cache import STATISTICS_COLUMNS
 from peftkit.data.tokenized_split import SplitStatistics, tokenize_examples, tokenize_rows, tokenize_split
@@ -32,6 +31,7 @@ from peftkit.models.load_base_model import load_objective
 from peftkit.objectives import LabelRanking
 from peftkit.recipe.resolve import model_path
 from peftkit.tasks.multiple_choice import MultipleChoice
+from peftkit.text_normalization import text_hash
 from tests.data.test_examples import Wrong
 from tests.tiny_runs import Colours, bind_objective
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from peftkit.data_files import is_data_object, store_data_object
+from peftkit.data_files import data_name, is_data_object, store_data_object
 from peftkit.errors import InputError
 from peftkit.tasks.text_tasks.text_classification import TextClassification
 
@@ -109,3 +109,17 @@ def test_streams_are_refused() -> None:
 def test_paths_are_no_data_objects() -> None:
     for value in (None, "a.csv", {"train": "a.csv"}, {}, {"glob": "*.csv"}):
         assert not is_data_object(value)
+
+
+def test_errors_name_the_object_and_the_row(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pd.DataFrame([*ROWS, {"text": None, "label": "a"}])
+    task = TextClassification(path=store_data_object({"train": frame, "test": frame}), dev_fraction=0.2)
+    place = "the DataFrame data['test'], row 21"
+    assert place in [problem.text.partition(":")[0] for problem in task.find_data_problems()]
+    assert task.describe_row("test", 20) == place
+    missing = TextClassification(path=store_data_object(frame), text_column="txt", dev_fraction=0.2, test_fraction=0.2)
+    with pytest.raises(InputError, match=r"the DataFrame data: text_column: there is no column 'txt'"):
+        missing.load()
+    monkeypatch.setattr("peftkit.data_files.data_objects._NAMES", {})  # as in a later process
+    assert task.describe_row("test", 20).startswith("the object for test that is stored in ")
+    assert data_name("a/b.csv") == "a/b.csv"

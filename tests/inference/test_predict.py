@@ -45,7 +45,7 @@ USER_TASKS = {
     "text_classification": ('task.prompt="{shop}: {text} Which?"', ["label"], ["text", "shop"]),
     "multiple_choice": ("task.shuffle_choices=true", ["answer"], ["question", "choices"]),
     "text_generation": ('task.prompt="Say {source} now"', ["target"], ["source"]),
-    "distractor_generation": ("task.split_seed=1", ["distractors"], ["question", "answer"]),
+    "distractor_generation": ("task.max_rows=99", ["distractors"], ["question", "answer"]),
 }
 WORDNET = {
     "wordnet_topic": ["category"],
@@ -110,7 +110,8 @@ def test_rows_without_answers_give_the_stored_predictions(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder", "encoder"])
 def test_mixed_precision_and_scoring_are_those_of_the_run(kind: str, make: Make, registry: Registry) -> None:
-    options = ("train.mixed_precision=bf16", "evaluate.scoring=norm", "model.attention=eager", "method.name=lora")
+    scoring = () if kind == "encoder" else ("evaluate.scoring=norm",)  # labels of a head have no tokens
+    options = ("train.mixed_precision=bf16", *scoring, "model.attention=eager", "method.name=lora")
     path = run(make(kind, *QUICK, *options, "evaluate.test_examples=5"), registry)
     assert path is not None
     opened = load_finished_run(path, registry)
@@ -238,6 +239,9 @@ def test_every_file_format_is_read_as_in_training(make: Make, registry: Registry
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         predicted = [*predict(opened, read_prediction_inputs(str(tmp_path / name)), name=name)]
+        if name == "lines":  # every other one is empty
+            assert {one["prediction"] for one in predicted[1::2]} == {None}
+            predicted = predicted[::2]
         assert [one["source"] for one in predicted] == [f"{row['shop']}: {row['text']} Which?" for row in rows], name
         assert [one["log_likelihoods"] for one in predicted] == [line["log_likelihoods"] for line in stored], name
     for name, content, words in (
@@ -276,3 +280,16 @@ def test_rows_with_labels_that_were_ignored_are_predicted(make: Make, registry: 
         assert [each["prediction"] for each in known] == [each["prediction"] for each in stored]
         assert all(sum(each["probabilities"].values()) == pytest.approx(1) for each in predicted)
         assert all({*each["probabilities"]} == {"red", "green", "blue"} for each in predicted)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_empty_lines_have_no_prediction_and_are_listed(
+    stream: bool, opened_runs: Callable[[str], FinishedRun], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened, lines = opened_runs("decoder"), ["", "sky", " \t", "blood", "", ""]
+    (tmp_path / "new.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    inputs = read_prediction_inputs(str(tmp_path / "new.txt"))
+    predicted = list(predict(opened, inputs, 1 if stream else None, stream=stream, name="new.txt"))
+    assert [each["source"] for each in predicted] == ["", "(colour) sky", "", "(colour) blood", "", ""]
+    assert [each["prediction"] is None for each in predicted] == [not line.strip() for line in lines]
+    assert "4 of 6 lines are empty, so their prediction is null: new.txt, line 1, new.txt, line 3" in caplog.text

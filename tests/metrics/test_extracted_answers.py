@@ -93,3 +93,17 @@ def test_without_math_verify_formulas_are_refused(monkeypatch: pytest.MonkeyPatc
 def test_invalid_options(options: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ExtractedMatch(**options)
+
+
+def test_references_without_an_answer_are_counted_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    metric = ExtractedMatch(extract=("hash",))
+    for _ in range(2):  # at every evaluation
+        values = metric.compute(["#### 4", "#### 5", "x"], [["#### 4"], ["5"], ["#### 6"]], [])
+        assert values == {"extracted_match": pytest.approx(2 / 3)}
+    assert caplog.text.count("extracted_match: 1 of 3 rows have a reference without an answer to extract") == 1
+
+
+def test_extract_and_pattern_exclude_each_other() -> None:
+    assert ExtractedMatch(pattern="x").extract == ("hash", "boxed", "last_number")
+    with pytest.raises(ValidationError, match="extract: has no effect, because pattern finds the answer"):
+        ExtractedMatch(pattern="x", extract=("hash",))

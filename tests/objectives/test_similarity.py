@@ -63,7 +63,7 @@ def test_equal_scores_have_no_order() -> None:
 
 def test_answers_of_baselines_are_scores() -> None:
     examples = [Example("x", score) for score in ("0.0", "0.5", "1.0", "0.9")]
-    assert SimilarityEmbedding().possible_answers(ColourSimilarity(), examples) == ("0.600000", "0.700000")
+    assert SimilarityEmbedding().possible_answers(ColourSimilarity(), examples) == ("0.6", "0.7")
     problem, remedy = SimilarityEmbedding().describe_constant_answer("1")
     assert problem == "the target is 1"
     assert "different targets" in remedy

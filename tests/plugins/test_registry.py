@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,24 @@ def test_import_failures_are_shown_if_a_component_is_missing(
         "no method is called 'alpah' (did you mean 'alpha'?); "
         f"the plugin peftkit-broken:b cannot be used: {failure.error}; to list all, run: peftkit list methods"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("task", "preference_pairs", "; it is in the distribution peftkit-preference"),
+        (
+            "task",
+            "preference_pair",
+            "'preference_pairs'.*; 'preference_pairs' is in the distribution peftkit-preference",
+        ),
+        ("objective", "dpo", "no objective is called 'dpo'; .*it is in the distribution peftkit-preference"),
+        ("metric", "reward_margin", "it is in the distribution peftkit-preference"),
+    ],
+)
+def test_a_missing_component_of_any_kind_names_its_distribution(kind: Any, name: str, words: str) -> None:
+    with pytest.raises(PluginError, match=words):
+        registry().find(kind, name)
 
 
 def test_a_missing_first_party_component_names_its_distribution(install: Install) -> None:

@@ -83,6 +83,7 @@ NOT_PUBLIC = {
         "of token_tagging",
     ),
     **dict.fromkeys(("repair_tags", "tag_problem", "ConllFormat", "assign_tokens"), "of token_tagging"),
+    **dict.fromkeys(("disk_file", "field_counts", "is_archive", "iterate"), "of token_tagging"),
     "windows_as_texts": "of token_tagging and span_qa",
     "TextTask": "of the built-in tasks of texts and pairs of texts",
     **dict.fromkeys(("VectorObjective", "model_prompts", "RegressionObjective", "read_targets"), "of embeddings"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
+from peftkit.data_files import read_prediction_inputs
 from peftkit.errors import InputError, RowError
 from peftkit.tasks import TokenTagging
 
@@ -127,3 +128,30 @@ def test_conll_files_in_a_folder(tmp_path: Path) -> None:
     assert task.describe_row("dev", 1).endswith("valid.txt, row 2")
     with pytest.raises(InputError, match="is none of IOB2"):
         TokenTagging(path=str(tmp_path), file_format="conll", tag_field=1).load()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_conll"),
+    [
+        ("Ann\nsaw\n\nRome\n", True),
+        ("Ann NNP B-PER\nsaw VBD O\n", True),
+        ("Ann NNP\nsaw VBD\n", True),
+        ("Ann saw Rome again\n", False),
+        ("Ann saw Rome\nBob did not\nand so on and on\n", False),
+        ("Hello\nAnn saw Rome\n", False),
+        ("Ann saw Rome\n", False),
+        ("Ann NNP _\n", True),
+    ],
+)
+def test_lines_of_text_are_not_read_as_fields(content: str, is_conll: bool, tmp_path: Path) -> None:
+    train, new = tmp_path / "train.conll", tmp_path / "new.txt"
+    train.write_text("Ann NNP B-PER\nsaw VBD O\n\n" * 9, encoding="utf-8")
+    new.write_text(content, encoding="utf-8")
+    task = TokenTagging(path=str(train), file_format="conll", dev_fraction=0.2, test_fraction=0.2)
+    state = task.data_state()
+    assert state["fields"] == [3]
+    train.unlink()
+    options = task.with_data_state(state).prediction_options(str(new))
+    assert (options.form is not None) == is_conll
+    lines = [*read_prediction_inputs(str(new), options)]
+    assert all(isinstance(line, str) != is_conll for line in lines)

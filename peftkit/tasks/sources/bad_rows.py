@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from peftkit.components.types import SkippedRow
 from peftkit.errors import DataError, InputError, RowError
 from peftkit.tasks.columns import INTERNAL
 from peftkit.tasks.sources.data_source import describe
+from peftkit.tasks.sources.row_groups import iterate
 from peftkit.tasks.sources.split_loading import locate_row
 
 if TYPE_CHECKING:
@@ -104,18 +105,6 @@ def to_valid_example(
     if example.candidates and example.target not in example.candidates:
         return None, f"target: {example.target!r} is not one of the choices {list(example.candidates)}"
     return example, None
-
-
-def iterate(rows: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a dataset, which is faster by batches.
-
-    Args:
-        rows: The dataset, or a stream.
-    """
-    for batch in rows.iter(batch_size=1000):
-        names: Sequence[str] = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
 
 
 def leave_out_bad_rows(task: DatasetTask, splits: Mapping[str, Any]) -> tuple[DatasetDict, dict[str, SkippedSplit]]:

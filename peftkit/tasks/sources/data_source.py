@@ -11,6 +11,7 @@ from typing import Any
 from peftkit.data_files import (
     DEFAULT_OPTIONS,
     FileOptions,
+    data_name,
     disk_file,
     file_format,
     find_data_files,
@@ -20,6 +21,7 @@ from peftkit.data_files import (
 )
 from peftkit.errors import DataError, InputError
 from peftkit.tasks.sources.folders import Files, files_by_split, group_by_split
+from peftkit.tasks.sources.row_groups import RowGroups
 
 SPLIT_NAMES = {"train": ("train", "training"), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """Default names of the splits in a data source."""
@@ -53,6 +55,8 @@ class DataSource:
     """How the files are written, where their extension does not say it."""
     data_dir: str = ""
     """Folder of the files in a hub dataset; empty for all."""
+    groups: RowGroups | None = None
+    """Which rows are held out together; None if each may be held out alone."""
     only: str | None = None
     """The only one of train, dev and test that is loaded; None for all of them."""
 
@@ -105,7 +109,7 @@ def describe(source: DataSource) -> str:
     """Describes a data source by its path, or its files."""
     if isinstance(source.path, str):
         return f"{source.path!r}" + (f" ({source.config})" if source.config else "")
-    return ", ".join(file for _, files in source.path for file in files)
+    return ", ".join(data_name(file) for _, files in source.path for file in files)
 
 
 def stamp(source: DataSource) -> tuple[Any, ...]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftkit.cache_folder import use_writable_datasets_cache
-from peftkit.data_files import first_rows, is_saved_dataset, to_plain_types
-from peftkit.errors import DataError, InputError, comma_separated, did_you_mean, similar_file, summarize_error
-from peftkit.hub_commits import COMMIT, ask_hub, resolve_commit, snapshot
+from peftkit.data_files import data_name, first_rows, is_saved_dataset, to_plain_types
+from peftkit.errors import DataError, InputError, comma_separated, did_you_mean
+from peftkit.hub_commits import resolve_commit
 from peftkit.tasks.columns import visible_columns
-from peftkit.tasks.sources import folders
 from peftkit.tasks.sources.data_source import (
     HUB_NAME,
     SPLIT_NAMES,
@@ -23,10 +21,10 @@ from peftkit.tasks.sources.data_source import (
     check_sizes,
     describe,
     files_of,
-    is_missing_file,
     stamp,
 )
-from peftkit.tasks.sources.files import check_readable, count_rows, load_files
+from peftkit.tasks.sources.files import count_rows, load_files
+from peftkit.tasks.sources.hub_datasets import load_arguments, load_from_hub, with_load_errors
 from peftkit.tasks.sources.splitting import ORIGIN, draw_sample, hold_out
 
 if TYPE_CHECKING:
@@ -44,6 +42,8 @@ class LoadedSplits:
     """Name of the split in the data source that each split was taken from."""
     problems: tuple[InputError, ...] = ()
     """Why splits are missing; empty if there are all three."""
+    held_out: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Numbers of rows and of their groups in each split that was held out of the training rows."""
     cut: frozenset[str] = frozenset()
     """Names of the splits in the data source that may have more rows than were loaded."""
 
@@ -82,10 +82,12 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     loaded = {name: _without_internal_columns(rows) for name, rows in loaded.items()}
     splits: dict[str, Any] = {split: loaded[name] for split, name in origins.items() if name in loaded}
     if source.sample and not problems:
-        sample = _with_load_errors(source, partial(_take, splits["train"], source.sample))
+        sample = with_load_errors(source, partial(_take, splits["train"], source.sample))
         return LoadedSplits(DatasetDict({"train": sample}), origins)
     train: Any = splits.get("train")
     named = [split for split, name in zip(SPLIT_NAMES, source.names, strict=True) if name is not None]
+    groups: Sequence[int] | None = None
+    held_out: dict[str, tuple[int, int]] = {}
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
         if split in origins or split in named or "train" not in origins:  # nor if only test is loaded
             continue
@@ -101,9 +103,16 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
             except InputError as error:
                 problems.append(error)
                 break
-            number = round(len(train) * fraction)
-            splits["train"], splits[split] = hold_out(splits["train"], number, source.seed, source.stratify)
+            if groups is None:
+                groups = source.groups.find(train) if source.groups else range(len(train))
+            number, rows = round(len(train) * fraction), splits["train"]
+            left = [groups[i] for i in rows[ORIGIN]] if ORIGIN in rows.column_names else groups
+            splits["train"], splits[split] = hold_out(rows, number, source.seed, source.stratify, left)
             origins[split] = origins["train"]
+            held_out[split] = len(splits[split]), len({groups[i] for i in splits[split][ORIGIN]})
+            if not len(splits[split]):
+                problems.append(_no_groups(source, split))
+                break
         elif train is not None:
             problems.append(InputError(f"{describe(source)} is streamed, so no rows can be held out for {split}"))
     for split, rows in list(splits.items()):
@@ -112,7 +121,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
             del splits[split]
         elif source.max_rows:
             splits[split] = draw_sample(rows, source.max_rows, source.seed, split, source.stratify)
-    return LoadedSplits(DatasetDict(splits), origins, tuple(problems), cut)
+    return LoadedSplits(DatasetDict(splits), origins, tuple(problems), held_out, cut)
 
 
 def undownloaded_builder(source: DataSource) -> DatasetBuilder | None:
@@ -125,8 +134,8 @@ def undownloaded_builder(source: DataSource) -> DatasetBuilder | None:
         return None
     from datasets import load_dataset_builder
 
-    arguments = _load_arguments(source)
-    builder = _with_load_errors(source, lambda: load_dataset_builder(**arguments))
+    arguments = load_arguments(source)
+    builder = with_load_errors(source, lambda: load_dataset_builder(**arguments))
     return None if Path(builder.cache_dir).is_dir() else builder
 
 
@@ -176,7 +185,7 @@ def locate_row(source: DataSource, split: str, index: int) -> tuple[str, int]:
             return file, number + 1
         length = count_rows(file, stamp(replace(source, path=file)), source.rows_per_file, source.options)
         if number < length:
-            return file, number + 1
+            return data_name(file), number + 1
         number -= length
     return f"{describe(source)}, split {name!r}", number + 1
 
@@ -226,14 +235,14 @@ def _load_source_splits(source: DataSource) -> tuple[dict[str, Any], dict[str, s
     if (Path(source.path) / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
-        splits = _with_load_errors(source, lambda: dict(load_from_disk(source.path)))
+        splits = with_load_errors(source, lambda: dict(load_from_disk(source.path)))
     else:
-        splits = _with_load_errors(source, lambda: _load_from_hub(source))
+        splits = with_load_errors(source, lambda: load_from_hub(source))
     for name, rows in splits.items():
         if isinstance(rows, Dataset):
             splits[name] = to_plain_types(first_rows(rows, source.rows_per_file))
         elif source.rows_per_file is not None:
-            splits[name] = _with_load_errors(source, partial(_take, rows, source.rows_per_file))
+            splits[name] = with_load_errors(source, partial(_take, rows, source.rows_per_file))
     origins, problems = _split_names(source, list(splits))
     if source.streaming and not source.sample:
         train = origins.get("train")
@@ -268,94 +277,11 @@ def resolve_revision(source: DataSource) -> str | None:
     return resolve_commit("dataset", source.path, source.revision)
 
 
-def _load_from_hub(source: DataSource) -> dict[str, Any]:
-    """Loads a hub dataset, or a local folder of the same layout.
-
-    CSV, TSV and JSON files are read without type inference unless they are streamed. If ``datasets`` fails, files in
-    the hub's cache are used.
-
-    Raises:
-        ValueError: The cache of ``datasets`` has another commit than the requested one.
-    """
-    from datasets import load_dataset
-
-    arguments = _load_arguments(source)
-    if not Path(str(source.path)).exists():
-        ask_hub("dataset", str(source.path))
-    if Path(str(source.path)).is_dir() and (
-        local := folders.load_folder(str(source.path), source.config, source.rows_per_file)
-    ):
-        return local
-    try:
-        if not source.streaming and (texts := folders.load_hub_texts(arguments)):
-            return texts
-        streaming = source.streaming or source.rows_per_file is not None
-        splits: dict[str, Any] = dict(load_dataset(**arguments, streaming=streaming))
-        commit = source.revision or ""
-        if COMMIT.fullmatch(commit) and (others := _commits(splits) - {commit}):
-            # Without network, datasets loads the latest commit in its cache.
-            raise ValueError(f"commit {commit} was requested, but the cache has commit {others.pop()}")
-        return splits
-    except Exception:
-        files = dict(_cached_files(source))
-        if not files:
-            raise
-        return load_files(files, streaming=source.streaming)
-
-
-def _commits(splits: Mapping[str, Any]) -> set[str]:
-    """Returns the commits of cached rows, from the names of their folders."""
-    files = (Path(file["filename"]) for rows in splits.values() for file in getattr(rows, "cache_files", ()))
-    return {file.parent.name for file in files if COMMIT.fullmatch(file.parent.name)}
-
-
-def _cached_files(source: DataSource) -> folders.Files:
-    """Returns the files of a hub dataset in the hub's cache; empty if a shard is missing."""
-    if not COMMIT.fullmatch(source.revision or ""):
-        return ()
-    folder = snapshot("dataset", str(source.path), str(source.revision))
-    files = files_of(replace(source, path=str(folder))) if folder else ()
-    for _, names in files:
-        shards = [match for name in names if (match := re.search(r"-of-(\d{5})\.", name))]
-        if shards and len(shards) != int(shards[0][1]):
-            return ()
-    return files
-
-
-def _load_arguments(source: DataSource) -> dict[str, Any]:
-    """Returns the arguments of ``load_dataset`` for a folder or hub dataset."""
-    path = str(source.path)
-    local = Path(path).exists()
-    if is_missing_file(path):
-        check_readable(path)  # raises with a similar name
-    if not local and not HUB_NAME.fullmatch(path):
-        folder = Path(path).parent
-        near = similar_file(Path(path).name, [p.name for p in folder.iterdir()] if folder.is_dir() else ())
-        raise DataError("path", f"{path!r} is neither a file, a folder nor a hub id (owner/name){near}")
-    return {"path": path, "name": source.config, "revision": None if local else source.revision} | (
-        {"data_dir": source.data_dir} if source.data_dir and not local else {}
-    )
-
-
 def _without_internal_columns(rows: Any) -> Any:
     """Removes columns that peftkit added before, as in rows of ``Task.load`` that were saved."""
     columns = rows.column_names or ()
     internal = [*{*columns} - {*visible_columns(columns)}]
     return rows.remove_columns(internal) if internal else rows
-
-
-def _with_load_errors(source: DataSource, load: Callable[[], T]) -> T:
-    try:
-        return load()
-    except InputError:
-        raise
-    except Exception as error:  # hub clients, builders and parsers raise many types
-        remedy = (
-            "check its files"
-            if Path(str(source.path)).exists()
-            else "without network, download it elsewhere, or set path to local files with the same columns"
-        )
-        raise InputError(f"cannot load {describe(source)} ({summarize_error(error)}); {remedy}") from error
 
 
 def _take(rows: Any, number: int) -> Dataset:
@@ -387,6 +313,14 @@ def _split_name(source: DataSource, split: str, available: Sequence[str]) -> str
 
 def _no_split(source: DataSource, split: str, available: Iterable[str]) -> InputError:
     return InputError(f"{describe(source)} has no split {split!r}; splits: {comma_separated(sorted(available))}")
+
+
+def _no_groups(source: DataSource, split: str) -> InputError:
+    return InputError(
+        f"{describe(source)}: no rows can be held out for {split}, because the training rows are one group: they have "
+        f"{source.groups.rule if source.groups else 'one row'}; set {split}_split, or group_column to a column of "
+        "smaller groups"
+    )
 
 
 def _check_enough_rows(rows: Dataset, source: DataSource) -> None:

@@ -136,7 +136,15 @@ class TextClassification(TextTask):
     def _label_names(self) -> Sequence[str]:
         return self.configured_label_names() or self._found_label_names().names
 
+    def labels_of_data(self) -> tuple[tuple[str, ...], bool] | None:
+        if self.configured_label_names():
+            return None
+        names_of_data = self._found_label_names()
+        return names_of_data.names, names_of_data.numbered
+
     def _found_label_names(self) -> LabelNames:
+        if recorded := self.recorded_labels:
+            return LabelNames(*recorded)
         if trained := self.trained_of(TextClassification):
             return replace(trained._found_label_names(), only_in={})
         return find_label_names(
@@ -243,6 +251,9 @@ class TextClassification(TextTask):
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         return replace(super().make_prompt(row), target=self.labels[0], candidates=self.labels)
+
+    def source_of(self, row: Mapping[str, Any]) -> str:
+        return super().make_prompt(row).source  # without the labels, which are those of all rows
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
         """The prompt → the text of the label, one of all labels.

@@ -107,7 +107,12 @@ class TextMultiLabel(TextTask):
         """The text that stands for no label."""
         return self.no_label
 
+    def labels_of_data(self) -> tuple[tuple[str, ...], bool] | None:
+        return None if self.label_columns or self.label_names else self._found_labels()
+
     def _found_labels(self) -> tuple[tuple[str, ...], bool]:
+        if recorded := self.recorded_labels:
+            return recorded
         if trained := self.trained_of(TextMultiLabel):
             return trained._found_labels()
         skip = self.skips_bad_rows

@@ -84,9 +84,14 @@ class TextPairs(DatasetTask):
     def text_columns(self) -> list[str]:
         return [self.anchor_column, self.positive_column, *self.negative_columns]
 
+    def grouping_column(self) -> str:
+        return self.group_column or self.anchor_column
+
     def group_of(self, row: Mapping[str, Any]) -> str:
         """Returns the group of a row: its anchor, since rows with the same one are one query."""
-        return super().group_of(row) or collapse_blanks(get_nonblank_text(row, self.anchor_column))
+        return (
+            super().group_of(row) if self.group_column else collapse_blanks(get_nonblank_text(row, self.anchor_column))
+        )
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         """Converts a row to an example whose documents are those that it has, for prediction."""

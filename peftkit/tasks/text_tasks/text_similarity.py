@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from peftkit.answer_texts.number_texts import format_number
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import RowError
@@ -93,5 +94,5 @@ class TextSimilarity(DatasetTask):
         if not low <= score <= high:
             remedy = "" if self.score_range else "; set score_range to the lowest and highest score, such as [0, 5]"
             raise RowError(self.score_column, f"must be from {low:g} to {high:g}, not {text}{remedy}")
-        target = text if self.score_range is None else f"{(score - low) / (high - low):.10g}"
+        target = text if self.score_range is None else format_number((score - low) / (high - low))
         return replace(self.make_prompt(row), target=target, group=self.group_of(row))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit import Example, ModelKind, Objective, ObjectiveContext, Task
+from peftkit import Example, ModelKind, ObjectiveContext, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.types import Prediction, Row
+from peftkit_preference.conversations import PreferenceObjective
 from peftkit_preference.preference_losses import dpo_loss, simpo_loss
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ TIE = 1e-6
 """Rewards are equal if they differ by less than this share of the log-likelihoods that they are computed from."""
 
 
-class PairObjective(Objective):
+class PairObjective(PreferenceObjective):
     """Base class of objectives for pairs: they define the reward of a completion, and the loss of a margin."""
 
     task_kind = "preference"
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
     ranks = True
+    used_settings = ()
 
     def rewards(self, model: nn.Module, batch: Batch, context: ObjectiveContext) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the rewards of the completions.
@@ -54,7 +56,7 @@ class PairObjective(Objective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the prompts and both completions."""
-        return context.family.tokenize_completions(examples, ranked=True)
+        return self.tokenize_completions(examples, context, ranked=True)  # type: ignore[return-value]
 
     def collate(self, rows: Sequence[Row], context: ObjectiveContext) -> dict[str, Tensor]:
         """Make a text of each completion; ``answers`` has the index of each row's chosen one."""

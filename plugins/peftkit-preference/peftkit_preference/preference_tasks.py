@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from peftkit import DatasetTask, Example, RowError, TaskKind
-from peftkit.components.types import TaskMatch
+from peftkit.components.types import Conversation, TaskMatch
+from peftkit.tasks.chat import messages_as_text, read_messages
 from peftkit.tasks.columns import get_nonblank_text, get_value, short_repr
 from peftkit.tasks.sources.data_sample import DataSample
+from peftkit_preference.conversations import find_messages, read_completion, read_prompt, split_messages
 
 DESIRABLE, UNDESIRABLE = "desirable", "undesirable"
 """The labels of completions."""
@@ -26,6 +28,7 @@ LABELS: Mapping[str, bool] = {"true": True, "1": True, DESIRABLE: True, "false":
 class PreferencePairs(DatasetTask):
     """Prompt, chosen and rejected completion, on your own data.
 
+    They are texts, or lists of messages with ``role`` and ``content``, which the chat template of a decoder writes.
     Prompt fields: ``{prompt}`` and any column. Blanks around completions are left out.
     """
 
@@ -39,7 +42,7 @@ class PreferencePairs(DatasetTask):
     """Column of the worse completion."""
     implicit_prompt: bool = False
     """Whether both completions start with the prompt, for data without a column of it: the prompt is what they have in
-    common, up to its last whole word."""
+    common, up to its last whole word, or message."""
 
     kind: ClassVar[TaskKind] = "preference"
     metrics: ClassVar[tuple[str, ...]] = ("reward_accuracy", "reward_margin", "logps_accuracy")
@@ -50,11 +53,13 @@ class PreferencePairs(DatasetTask):
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
         """Recognize a chosen and a rejected completion, with a prompt or with what they have in common."""
-        chosen, rejected = sample.find(CHOSEN_NAMES, "is_text"), sample.find(REJECTED_NAMES, "is_text")
+        chosen, rejected, prompt = (
+            sample.find(names, "is_text") or sample.find(names, "is_list")
+            for names in (CHOSEN_NAMES, REJECTED_NAMES, PROMPT_NAMES)
+        )
         if not chosen or not rejected:
             return
         options: dict[str, Any] = {"chosen_column": chosen, "rejected_column": rejected}
-        prompt = sample.find(PROMPT_NAMES, "is_text")
         options |= {"prompt_column": prompt} if prompt else {"implicit_prompt": True}
         reason = f"{chosen!r} has what is better than {rejected!r}"
         yield TaskMatch(0.95, options, reason, objective="dpo")
@@ -90,6 +95,8 @@ class PreferencePairs(DatasetTask):
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         """Convert a row to an example; the order of its completions says nothing about which is better."""
+        if find_messages(row, self.chosen_column):
+            return self._conversation(row)[0]
         prompt, chosen, rejected = self._texts(row)
         source, span = self.render_prompt(row, **({"prompt": prompt} if self.implicit_prompt else {}))
         candidates = tuple(sorted((chosen, rejected), key=lambda text: _digest(source, text)))
@@ -101,7 +108,25 @@ class PreferencePairs(DatasetTask):
         Raises:
             RowError: A field is missing or empty, or both completions are the same.
         """
+        if find_messages(row, self.chosen_column):
+            prompt, chosen = self._conversation(row)
+            return replace(prompt, target=chosen)
         return replace(self.make_prompt(row), target=self._texts(row)[1])
+
+    def _conversation(self, row: Mapping[str, Any]) -> tuple[Example, str]:
+        """Return the example of lists of messages without its answer, and the chosen completion."""
+        _check_no_prompt(self.prompt)
+        columns = (self.prompt_column, self.chosen_column, self.rejected_column)
+        values = (get_value(row, self.chosen_column), get_value(row, self.rejected_column))
+        explicit = None if self.implicit_prompt else find_messages(row, self.prompt_column)
+        messages, chosen, rejected = split_messages(row, explicit, columns, values)
+        if chosen == rejected:
+            raise RowError(self.chosen_column, f"is the same as {self.rejected_column!r}: {short_repr(chosen)}")
+        source = messages_as_text(messages)
+        candidates = tuple(sorted((chosen, rejected), key=lambda text: _digest(source, text)))
+        conversation = Conversation(tuple(messages), (), len(messages))
+        group = self.group_of(row) or source
+        return Example(source, candidates[0], candidates, conversation=conversation, group=group), chosen
 
     def _texts(self, row: Mapping[str, Any]) -> tuple[str, str, str]:
         """Return the implicit prompt, if there is one, and the completions."""
@@ -120,6 +145,7 @@ class PreferencePairs(DatasetTask):
 class UnpairedPreference(DatasetTask):
     """Prompt, completion, and whether it is desirable, on your own data.
 
+    They are texts, or lists of messages with ``role`` and ``content``, which the chat template of a decoder writes.
     Prompt fields: ``{prompt}`` and any column. Blanks around completions are left out.
     """
 
@@ -141,7 +167,9 @@ class UnpairedPreference(DatasetTask):
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
         """Recognize prompts and completions with labels that are true or false."""
-        prompt, completion = sample.find(PROMPT_NAMES, "is_text"), sample.find(COMPLETION_NAMES, "is_text")
+        prompt, completion = (
+            sample.find(names, "is_text") or sample.find(names, "is_list") for names in (PROMPT_NAMES, COMPLETION_NAMES)
+        )
         label = sample.find(LABEL_NAMES, "is_scalar")
         if not prompt or not completion or not label or prompt == completion:
             return
@@ -171,10 +199,18 @@ class UnpairedPreference(DatasetTask):
 
     def make_prompt(self, row: Mapping[str, Any]) -> Example:
         """Convert a row to an example without its label."""
-        source, _ = self.render_prompt(row)
-        completion = get_nonblank_text(row, self.completion_column).strip()
-        group = self.group_of(row) or source
-        return Example(f"{source} {completion}", "", source_pair=(source, completion), group=group)
+        conversation = None
+        if find_messages(row, self.completion_column) or find_messages(row, self.prompt_column):
+            _check_no_prompt(self.prompt)
+            messages = read_prompt(row, get_value(row, self.prompt_column), self.prompt_column)
+            given = read_messages(get_value(row, self.completion_column), self.completion_column, "assistant")
+            completion = read_completion(given, self.completion_column)
+            source, conversation = messages_as_text(messages), Conversation(tuple(messages), (), len(messages))
+        else:
+            source, _ = self.render_prompt(row)
+            completion = get_nonblank_text(row, self.completion_column).strip()
+        pair, group = (source, completion), self.group_of(row) or source
+        return Example(f"{source} {completion}", "", source_pair=pair, conversation=conversation, group=group)
 
     def to_example(self, row: Mapping[str, Any]) -> Example:
         """The prompt and the completion → whether it is desirable.
@@ -188,6 +224,11 @@ class UnpairedPreference(DatasetTask):
             reason = f"must be true or false, 1 or 0, {DESIRABLE!r} or {UNDESIRABLE!r}, not {short_repr(value)}"
             raise RowError(self.label_column, reason)
         return replace(self.make_prompt(row), target=DESIRABLE if LABELS[word] else UNDESIRABLE)
+
+
+def _check_no_prompt(template: str | None) -> None:
+    if template:
+        raise RowError("prompt", "has no effect on lists of messages, which the chat template writes; leave it out")
 
 
 def _digest(*texts: str) -> bytes:

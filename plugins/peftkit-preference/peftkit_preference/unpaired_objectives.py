@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from peftkit import Example, ModelKind, Objective, ObjectiveContext, RowError, Task
+from peftkit import Example, ModelKind, ObjectiveContext, RowError, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.types import Prediction, Row
+from peftkit_preference.conversations import PreferenceObjective
 from peftkit_preference.pair_objectives import GENERATING, TIE
 from peftkit_preference.preference_losses import kto_loss
 from peftkit_preference.preference_tasks import DESIRABLE, UNDESIRABLE
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Kto(Objective):
+class Kto(PreferenceObjective):
     """Kahneman-Tversky optimization (KTO, Ethayarajh et al., 2024), for completions that are desirable or not.
 
     The reward of a completion is ``beta`` times how much more likely it is than under the base model. It is compared
@@ -40,6 +41,7 @@ class Kto(Objective):
 
     task_kind = "unpaired_preference"
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
+    used_settings = ()
     needs_reference = True
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
@@ -61,7 +63,7 @@ class Kto(Objective):
                 raise RowError("completion", "is needed beside the prompt")
             prompt, completion = example.source_pair
             completions.append(replace(example, source=prompt, target=completion, candidates=(), truncatable_span=None))
-        return [*context.family.tokenize_completions(completions, ranked=False)]
+        return self.tokenize_completions(completions, context, ranked=False)
 
     def collate(self, rows: Sequence[Row], context: ObjectiveContext) -> dict[str, Tensor]:
         """Make a text of each completion, with what is known of the base model."""

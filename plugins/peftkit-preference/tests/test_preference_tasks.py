@@ -10,6 +10,7 @@ from peftkit import MissingFieldsError, RowError, Task
 from peftkit.cli import main
 from peftkit.errors import DataError
 from peftkit.plugins import load_registry
+from peftkit.plugins.registry import FIRST_PARTY_OTHERS
 from peftkit.recipe import load_recipe
 from peftkit.testing import check_registered, check_task
 from peftkit_preference import (
@@ -167,3 +168,14 @@ def test_init_writes_a_valid_recipe(
     monkeypatch.chdir(tmp_path)
     assert main(["init", data.name, "--model", "pocket-decoder", "--yes"]) == 0, capsys.readouterr().err
     assert objective in (tmp_path / f"{file}.toml").read_text(encoding="utf-8")
+
+
+def test_the_core_knows_the_components_of_this_plugin() -> None:
+    registered = {(entry.kind, entry.name) for entry in load_registry().entries if "preference" in entry.distribution}
+    known = {
+        (kind, name)
+        for kind, names in FIRST_PARTY_OTHERS.items()
+        for name, distribution in names.items()
+        if distribution == "peftkit-preference"
+    }
+    assert registered == known

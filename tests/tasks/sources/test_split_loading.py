@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import datasets
 import huggingface_hub
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from peftkit.errors import InputError
+from peftkit.errors import DataError, InputError
+from peftkit.tasks import SpanQa, TextClassification
+from peftkit.tasks.sources.row_groups import RowGroups
 from peftkit.tasks.sources.split_loading import (
     ORIGIN,
     DataSource,
@@ -20,6 +25,8 @@ from peftkit.tasks.sources.split_loading import (
     row_location,
     undownloaded_builder,
 )
+from peftkit.tasks.sources.splitting import hold_out
+from peftkit.text_normalization import normalize
 from tests.tasks.conftest import Write, tweets
 
 SPLITS = ("train", "validation", "test")
@@ -297,3 +304,84 @@ def test_only_undownloaded_hub_data_is_sampled(write: Write, tmp_path: Path, mon
     assert undownloaded_builder(DataSource("someone/tweets")) is None
     with pytest.raises(InputError, match="neither a file, a folder nor a hub id"):
         undownloaded_builder(DataSource("tweets"))
+
+
+TEXTS = st.lists(st.sampled_from(["a", "A ", "b", "c", "d e", "D  e", "f"]), min_size=3, max_size=40)
+
+
+@given(texts=TEXTS, groups=st.integers(1, 8), seed=st.integers(0, 3), share=st.sampled_from([0.1, 0.3, 0.5]))
+@settings(max_examples=40)
+def test_rows_of_one_group_are_held_out_together(texts: list[str], groups: int, seed: int, share: float) -> None:
+    indices = range(len(texts))
+    columns = {"text": texts, "label": ["xy"[i % 2] for i in indices], "g": [str(i // groups) for i in indices]}
+    rows = Dataset.from_dict(columns)
+    task = TextClassification(path="x.csv", group_column="g", dev_fraction=share, test_fraction=share)
+    ids = RowGroups(task).find(rows)
+    for i, j in combinations(indices, 2):
+        if normalize(texts[i]) == normalize(texts[j]) or i // groups == j // groups:
+            assert ids[i] == ids[j]
+    number = max(1, round(share * len(texts)))
+    rest, held = hold_out(rows, number, seed, "label", ids)
+    sides = [{ids[i] for i in each[ORIGIN]} for each in (rest, held)]
+    assert not sides[0] & sides[1]
+    assert sorted([*rest[ORIGIN], *held[ORIGIN]]) == [*range(len(texts))]
+    assert len(held) > 0 or len({*ids}) == 1
+    assert len(rest) > 0
+    if len({*ids}) == len(texts):  # nothing is together
+        assert len(held) == number
+    again = hold_out(rows, number, seed, "label", ids)[1]
+    assert again[ORIGIN] == held[ORIGIN]
+
+
+def test_strata_keep_their_shares_in_groups(write: Write) -> None:
+    rows = [{"text": f"text {i // 2}", "label": "a" if i % 10 < 8 else "b"} for i in range(400)]
+    task = TextClassification(path=str(write("a.jsonl", rows)), dev_fraction=0.2, test_fraction=0.2)
+    splits = task.load()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 240, "test": 80, "dev": 80}
+    assert [Counter(splits[name]["label"])["b"] for name in ("test", "dev")] == [16, 16]
+    assert task.held_out()["dev"] == {"rows": 80, "groups": 40, "together": "the same source"}
+    row = splits["dev"][3]
+    assert task.describe_row("dev", 3).endswith(f"row {row[ORIGIN] + 1}")
+
+
+def test_rows_that_are_all_one_group_cannot_be_held_out(write: Write) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2], "shop": "one"} for i in range(20)]
+    options = {"path": str(write("a.jsonl", rows)), "dev_fraction": 0.2, "test_fraction": 0.2, "group_column": "shop"}
+    with pytest.raises(InputError, match="no rows can be held out for test, because the training rows are one group"):
+        TextClassification(**options).load()
+
+
+def test_questions_about_one_context_are_held_out_together(write: Write) -> None:
+    rows = [
+        {"question": f"which {i}?", "context": f"the {i // 5} is", "answers": [{"text": "the", "answer_start": 0}]}
+        for i in range(100)
+    ]
+    task = SpanQa(path=str(write("a.jsonl", rows)), dev_fraction=0.1, test_fraction=0.1)
+    splits = task.load()
+    assert {name: len({*split["context"]}) for name, split in splits.items()} == {"train": 16, "test": 2, "dev": 2}
+    assert len({context for split in splits.values() for context in {*split["context"]}}) == 20
+    assert task.held_out()["test"]["together"] == "the same source or the same 'context'"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("on", r"config: '.*data' has no subset 'on' \(did you mean 'one'\?\); subsets: one, two"),
+        (None, "config: '.*data' has several subsets; set config to one of them; subsets: one, two"),
+    ],
+)
+def test_a_missing_subset_names_those_that_exist(config: str | None, words: str, write: Write, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(f"data/{name}/rows.jsonl", tweets(9))
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.jsonl\n" for name in ("one", "two"))
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(DataError, match=words):
+        load_splits(DataSource(str(tmp_path / "data"), config=config, dev_fraction=0.2, test_fraction=0.2))
+
+
+def test_subfolders_are_subsets(write: Write, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for split in SPLITS:
+            write(f"data/{name}/{split}.jsonl", tweets(9))
+    with pytest.raises(DataError, match=r"config: '.*data' has no subset 'three'; subsets: one, two"):
+        load_splits(DataSource(str(tmp_path / "data"), config="three"))

@@ -60,7 +60,7 @@ def test_options_without_effect_are_refused() -> None:
 
 
 def test_wrong_columns_are_named(write: Write) -> None:
-    path = write("train.jsonl", [ROW] * 10)
+    path = write("train.jsonl", [{**ROW, "anchor": f"question {i}"} for i in range(10)])
     with pytest.raises(InputError, match=r"negative_columns: there is no column 'no2' \(did you mean 'no1'\?\)"):
         task(path=str(path), dev_fraction=0.2, test_fraction=0.2, negative_columns=["no2"]).load()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_overrides
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, Problem, RecipeError
+from peftkit.recipe.resolve import is_local_model
 
 if TYPE_CHECKING:
+    from peftkit.components import Task
     from peftkit.recipe import Recipe
     from peftkit.recipe.check_recipe import RecipeReport
     from peftkit.recipe.compatibility import Conflict
@@ -44,7 +47,8 @@ class CheckCommand(SubCommand):
         errors: list[Problem] = []
         documents: list[dict[str, Any]] = []
         for path in args.recipes:
-            report = check_recipe(path, registry, args.overrides, data=args.data, further=_optimizer_conflicts)
+            further = partial(_further_conflicts, data=args.data)
+            report = check_recipe(path, registry, args.overrides, data=args.data, further=further)
             errors += report.errors
             if args.json:
                 documents.append(_document(path, report))
@@ -60,6 +64,23 @@ class CheckCommand(SubCommand):
         if errors:
             raise RecipeError(dict.fromkeys(errors))
         return 0
+
+
+def _further_conflicts(recipe: Recipe, *, data: bool | None) -> Iterator[Conflict]:
+    """Yields what needs torch or transformers to be found; data that are not on this machine are left out."""
+    yield from _optimizer_conflicts(recipe)
+    strict = any(objective.refuses_long_rows for objective in recipe.objectives_for(None))
+    if strict and data is not False and is_local_model(recipe.model.name) and (data or _has_local_data(recipe.task)):
+        from peftkit.analysis.row_check import find_long_rows  # imports transformers
+
+        yield from find_long_rows(recipe)
+
+
+def _has_local_data(task: Task) -> bool:
+    try:
+        return all(file.exists() for file in task.data_files())
+    except InputError:  # no file matches a pattern
+        return False
 
 
 def _optimizer_conflicts(recipe: Recipe) -> Iterator[Conflict]:

@@ -62,6 +62,7 @@ def _document(preview: Mapping[str, Any]) -> dict[str, Any]:
             "rows_measured": split["judged"],
             "rows_ignored": preview["ignored"].get(name, 0),
             "rows_skipped": sum(row["split"] == name for row in preview["skipped"]),
+            **({"held_out": preview["held_out"][name]} if name in preview["held_out"] else {}),
             "lengths": split["lengths"],
             "truncated": split["cut"],
             **{key: split[key] for key in REPORTS if key in split},
@@ -120,6 +121,9 @@ def _split_lines(name: str, split: Mapping[str, Any], limits: Mapping[str, int])
     skipped = f", {split['rows_skipped']:,} skipped" if split["rows_skipped"] else ""
     skipped += f", {split['rows_ignored']:,} ignored" if split["rows_ignored"] else ""
     lines = [f"{name}: {rows}{skipped}, {split['rows_measured']:,} measured:"]
+    if held_out := split.get("held_out"):
+        whole = f"{held_out['rows']:,} of the training rows are held out, in {held_out['groups']:,} groups"
+        lines.append(f"   {whole}: rows with {held_out['together']} stay together")
     for side, lengths in split["lengths"].items():
         if lengths["longest"]:
             text = ", ".join(f"{word} {tokens}" for word, tokens in lengths.items() if word != "histogram")

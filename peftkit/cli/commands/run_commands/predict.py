@@ -77,7 +77,13 @@ class PredictCommand(SubCommand):
 
 def _file_and_options(args: argparse.Namespace, run: FinishedRun) -> tuple[str | None, FileOptions]:
     """Returns the file to predict, and how it is written."""
-    from peftkit.data_files import FileOptions, check_delimiter, check_encoding_name
+    from peftkit.data_files import (
+        FileOptions,
+        check_delimiter,
+        check_encoding_name,
+        check_inherited_encoding,
+        is_archive,
+    )
 
     changes: dict[str, Any] = {}
     for option, check in (("delimiter", check_delimiter), ("encoding", check_encoding_name)):
@@ -89,4 +95,6 @@ def _file_and_options(args: argparse.Namespace, run: FinishedRun) -> tuple[str |
             except ValueError as error:
                 raise InputError(f"--{option}: {error}") from error
     options = FileOptions() if args.file is None else run.recipe.task.prediction_options(args.file)
+    if options.encoding and "encoding" not in changes and Path(args.file).is_file() and not is_archive(args.file):
+        check_inherited_encoding(args.file, options.encoding)
     return args.file, replace(options, **changes)

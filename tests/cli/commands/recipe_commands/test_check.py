@@ -88,3 +88,22 @@ def test_options_that_the_optimizer_rejects_are_errors(peftkit: Peftkit) -> None
     code, _, err = peftkit("check", "x.toml", *(word for each in overrides for word in ("--set", each)))
     assert code == 2
     assert "train.optimizer_options: adamw does not accept them: " in err
+
+
+def test_check_finds_conversations_that_are_too_long(
+    peftkit: Peftkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": "long " * (900 * (i == 7) + 1), "completion": f"yes {i}"} for i in range(30)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    Path("chat.toml").write_text(
+        '[model]\nname = "pocket-decoder"\n[method]\nname = "full"\n[task]\nname = "chat"\npath = "rows.jsonl"\n'
+        "dev_fraction = 0.2\ntest_fraction = 0.2\n[objective]\nname = 'chat_completion'\n"
+        f"chat_template = '''{template}'''\n"
+    )
+    code, _, err = peftkit("check", "chat.toml")
+    assert code == 2
+    assert "rows.jsonl, row 8: " in err
+    assert "conversations are not cut" in err
+    assert peftkit("check", "chat.toml", "--no-data")[0] == 0
