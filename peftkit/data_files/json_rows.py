@@ -179,7 +179,8 @@ def _parse(text: str, file: str, line: int | None = None) -> Any:
         number = line or error.lineno
         if "\0" in text:
             raise null_character_error(file, number, file) from error
-        raise InputError(f"{file}, line {number}: is not valid JSON: {error.msg} at column {error.colno}") from error
+        reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise InputError(f"{file}, line {number}: is not valid JSON: {reason}") from error
     except _DuplicateKeyError as error:
         location = f"{file}, line {line}" if line else file
         raise InputError(f"{location}: {error}") from error

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.model_parts.head_parameters import covering_modules
+from peftkit.components.model_parts.overlapping_options import find_overlaps
 from peftkit.components.model_parts.target_modules import (
     ModulePatterns,
-    find_overlaps,
     format_changed_options,
     is_named,
     naming_options,

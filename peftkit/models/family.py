@@ -19,6 +19,7 @@ from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
 from peftkit.models.batches.text_states import TextStates, no_model_file
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
+from peftkit.models.lengths.length_limits import check_min_length
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
 from peftkit.models.text_encoding import (
     SpecialTokens,
@@ -100,7 +101,9 @@ class ModelFamily(TextStates):
         return [*dict.fromkeys(filter(None, problems))]
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
-        """Return the ids, or raise a RowError if one of them has no embedding."""
+        """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
+        if field == "source":
+            check_min_length(ids, self.config)
         if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
             raise RowError(field, problem)
         return ids

@@ -38,6 +38,7 @@ from peftkit.models.checkpoints.transformers_versions import load_tokenizer, res
 from peftkit.models.decoding.reference_model import expected_reference
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
+from peftkit.models.lengths.length_limits import fix_attention_type
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.recipe import Recipe
@@ -296,6 +297,8 @@ def bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreT
     auto_class = family_class.auto_class if head is None else head.auto_class
     positions = count_positions(config, kind, auto_class, **options)
     lengths = fit_lengths(recipe, kind, positions, generates=objective.generates)
+    virtual = recipe.method.virtual_tokens(kind).get("encoder", 0)
+    fix_attention_type(recipe.model.name, config, lengths.source + virtual)
     family = family_class(
         tokenizer,
         config,

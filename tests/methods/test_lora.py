@@ -96,7 +96,7 @@ def test_invalid_options_are_rejected(options: dict[str, object], words: str) ->
         {"target_modules": "all-linear", "exclude_modules": ("o_proj",)},
         {"layers_to_transform": (1,)},
         {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 4}},
-        {"modules_to_save": ("norm",)},
+        {"modules_to_save": ("model.norm",)},
     ],
     ids=str,
 )

@@ -7,9 +7,11 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 
 from peftkit import Method
-from peftkit.components.model_parts.target_modules import ModuleNames, check_names, find_overlaps, naming_options
+from peftkit.components.model_parts.overlapping_options import find_overlaps
+from peftkit.components.model_parts.target_modules import ModuleNames, check_names, is_named, naming_options
 from peftkit.errors import InputError
 from peftkit.methods.lora import Lora
 from peftkit.plugins import load_registry
@@ -119,6 +121,12 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
         "has no effect because 'q_proj' comes first",
     ),
     "save": ({"modules_to_save": ("lm_hed",)}, r"no module is called 'lm_hed' \(did you mean 'lm_head'\?\)"),
+    "saves more": (
+        {"modules_to_save": ("norm",)},
+        r"'norm' is also the end of input_layernorm, post_attention_layernorm, which peft would train too; write "
+        r"'model\.norm', or add input_layernorm, post_attention_layernorm",
+    ),
+    "saves parts of names": ({"modules_to_save": ("layernorm",)}, "no module is called 'layernorm'"),
     "saves nothing": ({"modules_to_save": ("act_fn",)}, "has no parameters to train"),
     "exclude": ({"exclude_modules": ("nothing",)}, "no module is called 'nothing'"),
     "a keyword of other options": ({"exclude_modules": "all-linear"}, "matches the regular expression 'all-linear'"),
@@ -252,3 +260,18 @@ def test_options_of_plugins_are_checked_by_name_or_type() -> None:
     ):
         with pytest.raises(InputError, match=path):
             check_names(Mine(**options), tiny_model("llama"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5", "bart", "bert", "distilbert", "deberta-v2"])
+def test_modules_to_save_trains_the_modules_that_it_names_and_no_others(architecture: str) -> None:
+    """peft compares the ends of names, so that norm is also input_layernorm."""
+    model, checked = tiny_model(architecture), 0
+    modules = {key: module for key, module in model.named_modules() if key and [*module.parameters()]}
+    leaves = {key.rpartition(".")[2] for key in modules if not isinstance(modules[key], torch.nn.ModuleList)}
+    for entries in [(leaf,) for leaf in sorted(leaves) if not leaf.isdigit()]:
+        named = {key for key in modules if is_named(key, entries[0])}
+        matched = {key for key in modules if key.endswith(entries)}  # as peft does
+        problems = [*ModuleNames(ending=True).unmatched(entries, model)]
+        assert bool(problems) == (named != matched), (entries, problems)
+        checked += bool(problems)
+    assert checked or architecture not in ("llama", "t5", "bert", "distilbert")

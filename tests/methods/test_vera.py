@@ -43,7 +43,7 @@ def test_only_vectors_are_trained() -> None:
         {"save_projection": False},
         {"target_modules": "all-linear"},  # layers of different shapes use slices of one projection
         {"target_modules": ("q_proj",), "layers_to_transform": (0,), "d_initial": 0.5},
-        {"modules_to_save": ("norm",)},
+        {"modules_to_save": ("model.norm",)},
     ],
     ids=str,
 )

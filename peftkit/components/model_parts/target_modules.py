@@ -38,8 +38,8 @@ class ModuleNames(NamesInModel):
 
     Attributes:
         keywords: Special values that are not names, in lower case.
-        ending: Whether an entry matches any suffix of a module's name, as in peft's ``modules_to_save``, and not only
-            its last components.
+        ending: Whether the option applies to every module whose name ends with an entry, as peft's ``modules_to_save``
+            does, and not only to those whose last components are the entry.
     """
 
     keywords: tuple[str, ...] = ("all-linear",)
@@ -51,17 +51,32 @@ class ModuleNames(NamesInModel):
         if isinstance(value, str):
             if self.ending:
                 yield f'must be a list of names; write ["{value}"]'
-            elif value.lower() not in self.keywords and not _matches(value, modules, re.fullmatch):
+            elif value.lower() not in self.keywords and not matching(value, modules, re.fullmatch):
                 names = _join_names(_leaves(modules))
                 yield f"no module's full name matches the regular expression {value!r}; modules: {names}"
             return
         yield from _duplicates(value)
         for entry in value:
-            matched = [key for key in modules if is_named(key, entry, ending=self.ending)]
+            matched = [key for key in modules if is_named(key, entry)]
             if not matched:
                 yield f"no module is called {entry!r}{_suggest_modules(entry, modules)}"
             elif self.ending and not any(True for key in matched for _ in modules[key].parameters()):
                 yield f"{entry!r} has no parameters to train ({type(modules[matched[0]]).__name__})"
+            elif self.ending:
+                yield from self._also_matched(entry, matched, [key for key in modules if not _is_any(key, value)])
+
+    def _also_matched(self, entry: str, matched: Sequence[str], unnamed: Sequence[str]) -> Iterator[str]:
+        """Yield an error message if an option would also apply to modules that no entry names.
+
+        Args:
+            entry: The entry.
+            matched: The modules that it names.
+            unnamed: The modules that no entry names.
+        """
+        if leaves := _leaves(key for key in unnamed if is_named(key, entry, ending=True)):
+            full = comma_separated([repr(key) for key in matched if not any(other.endswith(key) for other in unnamed)])
+            remedy = f"write {full}, or add {_join_names(leaves)}" if full else f"add {_join_names(leaves)}"
+            yield f"{entry!r} is also the end of {_join_names(leaves)}, which peft would train too; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class ModulePatterns(NamesInModel):
             key: A suffix of a name, or a regular expression; an invalid one matches nothing.
             names: The names of modules and parameters.
         """
-        return _matches(self.template.replace("{key}", key), names, re.match) if key else []
+        return matching(self.template.replace("{key}", key), names, re.match) if key else []
 
     def unused(self, table: Iterable[str], changed: Sequence[str]) -> Iterator[str]:
         """Yield an error message for each key without effect; the first key that matches a module applies to it.
@@ -132,7 +147,7 @@ class BlockNumbers(NamesInModel):
         """Yield an error message for each index that no block has."""
         if isinstance(value, str):
             return
-        blocks = {int(number) for key, _ in model.named_modules() if (number := _block(key)) is not None}
+        blocks = {int(number) for key, _ in model.named_modules() if (number := block_of(key)) is not None}
         first, last = min(blocks, default=0), max(blocks, default=0)
         indices = [value] if isinstance(value, int) else list(value)
         if not indices:
@@ -151,7 +166,7 @@ class BlockLists(NamesInModel):
         """Yield an error message for each name that matches no module list."""
         lists = sorted({key.rpartition(".")[0] for key, _ in model.named_modules() if re.search(r"\.\d+$", key)})
         for entry in [value] if isinstance(value, str) else value:
-            if not entry or not _matches(rf"(?:^|.*\.){entry}$", lists, re.match):
+            if not entry or not matching(rf"(?:^|.*\.){entry}$", lists, re.match):
                 names = sorted({name.rpartition(".")[2] for name in lists})
                 suggestion = did_you_mean(entry, names)
                 yield f"no list of blocks is called {entry!r}{suggestion}; available: {comma_separated(names)}"
@@ -163,7 +178,7 @@ class BlockRanges(NamesInModel):
 
     def unmatched(self, value: Any, model: nn.Module) -> Iterator[str]:
         """Yield an error message for each range outside the model's blocks."""
-        numbers = [int(number) for key, _ in model.named_modules() if (number := _block(key)) is not None]
+        numbers = [int(number) for key, _ in model.named_modules() if (number := block_of(key)) is not None]
         count = max(numbers, default=-1) + 1
         if not value:
             yield "names no blocks; leave it out"
@@ -190,13 +205,13 @@ class TokenIds(NamesInModel):
         elif isinstance(value, Mapping):
             modules = {key: module for key, module in model.named_modules(remove_duplicate=False) if key}
             for name, ids in value.items():
-                embeddings = [m for key, m in modules.items() if name and key.endswith(name) and _num_rows(m)]
+                embeddings = [m for key, m in modules.items() if is_named(key, name) and num_rows(m)]
                 if not embeddings:
                     yield f"no embedding is called {name!r}{_suggest_modules(name, modules)}"
                 else:
-                    yield from self._invalid_ids(ids, _num_rows(embeddings[0]))
+                    yield from self._invalid_ids(ids, num_rows(embeddings[0]))
         else:
-            yield from self._invalid_ids(value, _num_rows(transformer.get_input_embeddings()))
+            yield from self._invalid_ids(value, num_rows(transformer.get_input_embeddings()))
 
     def _invalid_ids(self, ids: Sequence[int], rows: int) -> Iterator[str]:
         if not ids:
@@ -267,62 +282,6 @@ def _find_problems(component: BaseModel, model: nn.Module, path: str) -> Iterato
                     yield from _find_problems(item, model, f"{path}.{name}[{index}]")
 
 
-def find_overlaps(component: Any, model: nn.Module, default_targets: str | Collection[str] = ()) -> Iterator[str]:
-    """Yield an error message for each pair of options that train the same module in different ways.
-
-    Args:
-        component: A method with peft's options.
-        model: The model before the method is applied.
-        default_targets: The ``target_modules`` if the option is not set.
-    """
-    modules = {key: module for key, module in model.named_modules(remove_duplicate=False) if key}
-    saved = getattr(component, "modules_to_save", None) or ()
-    parameters = getattr(component, "target_parameters", None) or ()
-    named = [key for key, _ in model.named_parameters() if any(is_named(key, entry) for entry in parameters)]
-    whole = {
-        "modules_to_save": [key for key in modules if any(is_named(key, entry, ending=True) for entry in saved)],
-        "trainable_token_indices": _token_embeddings(component, model, modules),
-    }
-    changed = {
-        "target_modules": _target_modules(component, modules, default_targets),
-        "target_parameters": [key.rpartition(".")[0] for key in named],
-        "trainable_token_indices": whole["trainable_token_indices"],
-    }
-    for option, other in [(option, other) for option in whole for other in changed if option != other]:
-        for key in changed[other]:
-            weight = _weight(modules.get(key))
-            shared = [k for k in whole[option] if weight is not None and weight is _weight(modules[k])]
-            outer = (k for k in whole[option] if f"{key}.".startswith(f"{k}.") or k in shared)
-            if owner := next(outer, None):
-                within = "" if owner == key else f", and {option} {owner!r}"
-                yield f"{option}: {other} selects {key!r}{within}; leave it out of one of them"
-                break
-
-
-def _target_modules(component: Any, modules: Iterable[str], default: str | Collection[str]) -> list[str]:
-    """Return the modules that ``target_modules`` names; a keyword such as ``all-linear`` names none."""
-    targets = getattr(component, "target_modules", None)
-    excluded = getattr(component, "exclude_modules", None) or ()
-    blocks = getattr(component, "layers_to_transform", None)
-    numbers = {str(number) for number in ([blocks] if isinstance(blocks, int) else blocks or ())}
-
-    def selects(entries: str | Collection[str], key: str) -> bool:
-        if isinstance(entries, str):
-            return bool(_matches(entries, (key,), re.fullmatch))
-        return any(is_named(key, entry) for entry in entries)
-
-    selected = [key for key in modules if selects(default if targets is None else targets, key)]
-    return [key for key in selected if not selects(excluded, key) and (not numbers or _block(key) in numbers)]
-
-
-def _token_embeddings(component: Any, model: Any, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the modules of whose rows ``trainable_token_indices`` selects some."""
-    ids = getattr(component, "trainable_token_indices", None) or ()
-    if isinstance(ids, Mapping):
-        return [key for key, module in modules.items() if key.endswith(tuple(ids)) and _num_rows(module)]
-    return [key for key, module in modules.items() if ids and module is model.get_input_embeddings()]
-
-
 def is_named(key: str, entry: str, *, ending: bool = False) -> bool:
     """Return whether an entry matches the name of a module or parameter.
 
@@ -332,6 +291,10 @@ def is_named(key: str, entry: str, *, ending: bool = False) -> bool:
         ending: Whether any suffix matches, and not only whole components.
     """
     return bool(entry) and (key == entry or key.endswith(entry if ending else f".{entry}"))
+
+
+def _is_any(key: str, entries: Collection[str]) -> bool:
+    return any(is_named(key, entry) for entry in entries)
 
 
 def format_changed_options(component: BaseModel) -> str:
@@ -350,25 +313,34 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _matches(pattern: str, names: Iterable[str], match: Callable[[str, str], Any]) -> list[str]:
+def matching(pattern: str, names: Iterable[str], match: Callable[[str, str], Any]) -> list[str]:
+    """Return the names that a regular expression matches; an invalid one matches none.
+
+    Args:
+        pattern: The regular expression.
+        names: The names.
+        match: ``re.match`` or ``re.fullmatch``.
+    """
     try:
         return [name for name in names if match(pattern, name)]
     except re.error:
         return []
 
 
-def _block(key: str) -> str | None:
+def block_of(key: str) -> str | None:
     """Return the index of the block that contains a module, by peft's rule: the first number in its name."""
     match = re.match(r"(?:.*?\.)??[^.]*\.(\d+)(?:\.|$)", key)
     return match[1] if match else None
 
 
-def _num_rows(module: Any) -> int:
-    weight = _weight(module)
+def num_rows(module: Any) -> int:
+    """Return the number of rows of a module's weight, or 0 if it has no matrix."""
+    weight = weight_of(module)
     return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else 0
 
 
-def _weight(module: Any) -> Any:
+def weight_of(module: Any) -> Any:
+    """Return the weight of a module, or None."""
     return getattr(module, "weight", None)
 
 

@@ -12,6 +12,7 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError, summarize_error
 from peftkit.models.decoding.shared_cache import accepts_argument
 from peftkit.models.family import ModelFamily
+from peftkit.models.lengths.length_limits import min_length
 from peftkit.models.text_encoding import embedding_size
 from peftkit.oom import is_oom
 
@@ -44,14 +45,16 @@ def check_forward(
         )
     weightless = any(parameter.is_meta or not parameter.numel() for parameter in model.parameters())
     limits = (embedding_size(family.config, "encoder"), family.max_encoder_length, family.max_decoder_length)
-    needed = len(family.special_tokens.wrap([*IDS])) + len(IDS)
+    text = _text(family)
+    needed = len(text) + len(IDS)
     if weightless or any(limit is not None and limit < needed for limit in limits):
         return
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            first, second = _outputs_with_different_padding(kind, model, family, head=head).float()
+            first, second = _outputs_with_different_padding(kind, model, family, text, head=head).float()
+            reads_context = kind != "encoder" or _reads_context(model, text)
     except Exception as error:  # a model's code may raise anything
         elsewhere = torch.cuda.is_available() and next(model.parameters()).device.type == "cpu"
         if is_oom(error) or (elsewhere and not isinstance(error, TypeError)):  # kernels for the GPU fail on a CPU
@@ -64,6 +67,11 @@ def check_forward(
         ) from error
     finally:
         model.train(was_training)
+    if not reads_context:
+        raise ModelError(
+            f"the model {name!r} cannot be trained as an encoder: {model_class} reads each token without the others on "
+            "this machine, as MRA does where its CUDA kernel cannot be built; use another machine or model"
+        )
     rounding = max(1e-5, *(4 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()))
     if kind != "encoder" and not head and (first - second).abs().max() > rounding * first.abs().max():
         raise ModelError(
@@ -76,13 +84,35 @@ def _article(kind: ModelKind) -> str:
     return f"{'a' if kind == 'decoder' else 'an'} {kind}"
 
 
-def _outputs_with_different_padding(kind: ModelKind, model: nn.Module, family: ModelFamily, *, head: bool) -> Tensor:
+def _text(family: ModelFamily) -> list[int]:
+    """Return a text as a source, with special tokens, of as many tokens as the model needs."""
+    ids = [*IDS] * -(-min_length(family.config) // len(IDS))
+    return [*family.special_tokens.wrap(ids)]
+
+
+def _reads_context(model: nn.Module, text: list[int]) -> bool:
+    """Whether the state of an encoder's first token depends on the last one; true if that cannot be found out.
+
+    Heads are left out, as new weights may be zero.
+    """
+    encoder = getattr(model, "base_model", None)
+    if not isinstance(encoder, nn.Module) or encoder is model:
+        return True
+    ids = torch.tensor([[*text[:-1], last] for last in (IDS[0], IDS[-1])], device=next(model.parameters()).device)
+    masked = accepts_argument(encoder, "attention_mask") or accepts_argument(encoder, "kwargs")
+    states = encoder(input_ids=ids, **({"attention_mask": torch.ones_like(ids)} if masked else {}))[0]
+    return not torch.equal(states[0, 0], states[1, 0])
+
+
+def _outputs_with_different_padding(
+    kind: ModelKind, model: nn.Module, family: ModelFamily, source: list[int], *, head: bool
+) -> Tensor:
     """Return the outputs for a text that is padded with the padding token, and with another one.
 
     Heads of whole texts read no padding here, since for some models it is not masked; ``padding_check`` finds these.
     """
     whole = head or kind == "encoder"
-    text = [*family.special_tokens.wrap([*IDS])] if whole else [*IDS]
+    text = source if whole else [*IDS]
     padding = [[], []] if whole else [[family.pad_id] * 2, [IDS[0], IDS[-1]]]
     device = next(model.parameters()).device
     ids = torch.tensor([text + each for each in padding], device=device)
