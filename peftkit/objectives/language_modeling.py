@@ -119,8 +119,8 @@ class CausalLanguageModeling(Objective):
             prompt = [*row["source"][:start], *row["source"][first:]]
             prompts.append({**row, "source": prompt, "candidates": [[]], "answer": 0})
         number = min(context.settings.max_new_tokens, family.max_target_length)
-        texts = context.generate(model, prompts, max_new_tokens=number)
-        return [{"prediction": "", "continuation": text} for text in texts]
+        generated = context.generate(model, prompts, max_new_tokens=number)
+        return [{"prediction": "", "continuation": each["prediction"]} for each in generated]
 
     def answer(self, example: Example) -> str:
         """Return a digest of the text: no answer exists that baselines could give to another text."""

@@ -31,6 +31,7 @@ SETTINGS: Mapping[str, Callable[[Recipe], Any]] = {
     "steps_known": lambda recipe: recipe.train.budget.has_known_steps,
     "quantization": lambda recipe: recipe.model.quantization or "",
     "sharded": lambda recipe: recipe.train.deepspeed.used or recipe.train.fsdp,
+    "num_return_sequences": lambda recipe: recipe.evaluate.num_return_sequences,
 }
 """How the settings that components are checked against are read."""
 POSSIBLE: Mapping[str, Sequence[Any]] = {
@@ -40,6 +41,7 @@ POSSIBLE: Mapping[str, Sequence[Any]] = {
     "steps_known": (False, True),
     "quantization": ("", "4bit", "8bit"),
     "sharded": (False, True),
+    "num_return_sequences": (1, 1 << 20),
 }
 """The values that they may have where a key is invalid."""
 
@@ -88,6 +90,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         sharding_conflicts(recipe),
         *(_component_conflicts(key, component, specs) for key, component in _components(recipe)),
         _objective_conflicts(recipe, kind),
+        _sampling_conflicts(recipe, kind),
     ]
     conflicts: list[Conflict] = []
     for check in checks:
@@ -102,8 +105,9 @@ def _components(recipe: Recipe) -> Iterator[tuple[KeyPath, Component]]:
         yield ("task",), recipe.task
     with known():
         yield ("method",), recipe.method
-    for index, callback in listed(recipe, "callback"):
-        yield ("callback", index), callback
+    for key in LISTED:
+        for index, component in listed(recipe, key):
+            yield (key, index), component
     with known():
         if recipe.objective is not None:
             yield ("objective",), recipe.objective
@@ -201,6 +205,13 @@ def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Confl
                 models = f"; it needs a model of kind {comma_separated(sorted(others))}" if others else ""
                 names = comma_separated(sorted(repr(o.model_fields["name"].default) for o in lacking))
                 yield path, f"{metric.name!r} scores {metric.input}, which predictions of {names} do not have{models}"
+
+
+def _sampling_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
+    fitting = recipe.objectives_for(model) if recipe.evaluate.temperature else ()
+    if fitting and not any(each.generates for each in fitting):
+        names = comma_separated(sorted(each.model_fields["name"].default for each in fitting))
+        yield ("evaluate", "temperature"), f"has no effect, because {names} generates no text; remove it"
 
 
 def _has_scored_value(objective: type[Objective], value: str) -> bool:

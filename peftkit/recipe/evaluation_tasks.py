@@ -16,7 +16,7 @@ from peftkit.recipe.tables import EvaluationSet
 
 RESERVED_NAMES = (
     *("train", "dev", "test", "step", "samples", "epoch", "tokens", "cost", "calibration", "curve", "format"),
-    *("evaluation_seconds", "reused_evaluation_seconds"),
+    *("evaluation_seconds", "reused_evaluation_seconds", "generated_tokens"),
 )
 """Entries of evaluations, whose names an evaluation set cannot have."""
 SPLITS = ("train", "dev", "test")

@@ -110,7 +110,7 @@ class CheckpointSelector:
     def finish(
         self,
         step: int,
-        evaluate_splits: Callable[[Sequence[TokenizedSplit]], Results],
+        evaluate_splits: Callable[[Sequence[TokenizedSplit], int], Results],
         *,
         resumed: bool,
         evaluations: int,
@@ -119,7 +119,7 @@ class CheckpointSelector:
 
         Args:
             step: The current step of the model.
-            evaluate_splits: Evaluates splits with the current model.
+            evaluate_splits: Evaluates splits with the current model, which has had a number of steps.
             resumed: Whether the run was resumed: the saved model may then be of a later step.
             evaluations: The number of evaluations so far.
 
@@ -137,7 +137,7 @@ class CheckpointSelector:
         if self.data.is_curve_subsampled:
             if self.row["step"] != step:
                 self._load(self.row["step"], save=resumed)
-            results = evaluate_splits(self.data.final_splits)
+            results = evaluate_splits(self.data.final_splits, self.row["step"])
             self.reported = {name: result.values for name, result in results.items()}
             self.calibration = results["dev"].calibration
             if self.run is not None:
