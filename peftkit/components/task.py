@@ -29,6 +29,8 @@ class Task(Component):
     """What the model does: choose a fixed label, choose among each row's candidates, or generate freely."""
     metrics: ClassVar[tuple[str, ...]]
     """The default metrics."""
+    metric_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options of the default metrics, by their names, where a recipe lists no metrics."""
     selection_metric: ClassVar[str]
     """The metric value, such as ``accuracy``, whose best score on dev selects the checkpoint."""
     source: ClassVar[str] = ""

@@ -19,6 +19,7 @@ from peftkit.recipe.optimizer_names import optimizer_arguments
 from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
+from peftkit.recipe.sections.evaluation_conflicts import companion_conflicts, sampling_conflicts
 from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -78,6 +79,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _metric_conflicts(recipe, kind),
         _selection_conflicts(recipe),
         _repeated(recipe),
+        companion_conflicts(recipe),
         _precision_conflicts(recipe),
         _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
@@ -90,7 +92,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         sharding_conflicts(recipe),
         *(_component_conflicts(key, component, specs) for key, component in _components(recipe)),
         _objective_conflicts(recipe, kind),
-        _sampling_conflicts(recipe, kind),
+        sampling_conflicts(recipe, kind),
     ]
     conflicts: list[Conflict] = []
     for check in checks:
@@ -205,13 +207,6 @@ def _metric_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Confl
                 models = f"; it needs a model of kind {comma_separated(sorted(others))}" if others else ""
                 names = comma_separated(sorted(repr(o.model_fields["name"].default) for o in lacking))
                 yield path, f"{metric.name!r} scores {metric.input}, which predictions of {names} do not have{models}"
-
-
-def _sampling_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
-    fitting = recipe.objectives_for(model) if recipe.evaluate.temperature else ()
-    if fitting and not any(each.generates for each in fitting):
-        names = comma_separated(sorted(each.model_fields["name"].default for each in fitting))
-        yield ("evaluate", "temperature"), f"has no effect, because {names} generates no text; remove it"
 
 
 def _has_scored_value(objective: type[Objective], value: str) -> bool:
