@@ -72,6 +72,7 @@ class Evaluations(LoopCallback):
             lambda splits, step: self._evaluate_splits(splits, step)[0],
             resumed=bool(state.resumed_after_steps),
             evaluations=len(state.evaluations),
+            last=state.evaluations[-1],
         )
 
     def state_dict(self) -> dict[str, Any]:
