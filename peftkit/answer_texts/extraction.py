@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Literal
 
-NUMBER = re.compile(r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d)(?:/\d+)?)(?![\d])%?")
+NUMBER = re.compile(
+    r"""
+    (?<![\w.]) [-+−]? [$€£]?
+    (?: (?:\d{1,3}\ )? \d+/\d+
+      | -? (?:\d{1,3}(?:,\d{3})+|\d+)? (?:\.\d+|(?<=\d)) (?:[eE][-+]?\d+)?
+      | \\[dtc]?frac\s*\{-?\d+\}\s*\{\d+\}
+    )
+    (?!\d) (?:\\?%)?
+    """,
+    re.VERBOSE,
+)
 """A number, also with a currency, commas between thousands, a percent sign, or as a fraction."""
 HASH = re.compile(r"####[ \t]*(.+)")
 """The last line of a solution of GSM8K."""
-CHOICE = re.compile(r"(?:answer|option|choice)(?:\s+is)?\s*:?\s*\**\(?([A-Z])\b\)?", re.IGNORECASE)
-"""A sentence that names a choice."""
-LETTER = re.compile(r"(?<![\w'])\(?([A-Z])(?:[).:]|$|(?=\s*$))", re.MULTILINE)
+ANSWER_IS = re.compile(r"\bthe (?:final |correct )?answer is[ \t]*:?[ \t]*", re.IGNORECASE)
+"""How the last sentence of a solution of MetaMathQA starts."""
+CHOICE = re.compile(
+    r"(?:(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?|\\boxed\{(?:\\text\{)?)\s*\**\s*(?:([A-HJ])\b|\(([A-Ja-j])\))"
+)
+"""A sentence that names a choice, or a box with one."""
+LOWER_CHOICE = re.compile(r"(?i:answer|option|choice)\s*:\s*([a-j])(?:\W*$|\W*\n)", re.MULTILINE)
+"""A line that ends with a choice in lower case."""
+LETTER = re.compile(r"(?<![\w'])\(?([A-HJ])(?:[).:]|\**\s*$)", re.MULTILINE)
 """A letter by itself, in brackets, or before a full stop or colon."""
-Extraction = Literal["last_number", "hash", "boxed", "choice_letter"]
+Extraction = Literal["last_number", "hash", "answer_is", "boxed", "choice_letter"]
 
 
 def extract_last_number(text: str) -> str | None:
@@ -28,6 +43,15 @@ def extract_hash(text: str) -> str | None:
     """Return what follows the last ``####``, up to the end of the line; None if there is none."""
     matches = HASH.findall(text)
     return matches[-1].strip() if matches else None
+
+
+def extract_answer_is(text: str) -> str | None:
+    """Return what follows the last "the answer is", up to the end of the line; None if there is none."""
+    matches = [*ANSWER_IS.finditer(text)]
+    if not matches:
+        return None
+    line = text[matches[-1].end() :].partition("\n")[0]
+    return extract_boxed(line) or line.strip(" \t\r.!?$*") or None
 
 
 def extract_boxed(text: str) -> str | None:
@@ -45,7 +69,7 @@ def extract_boxed(text: str) -> str | None:
 
 def extract_choice_letter(text: str) -> str | None:
     """Return the letter of a choice: the last that a sentence names, or the last by itself; None if there is none."""
-    named = CHOICE.findall(text)
+    named = [first or second for first, second in CHOICE.findall(text)] or LOWER_CHOICE.findall(text)
     letters = named or LETTER.findall(text)
     return letters[-1].upper() if letters else None
 
@@ -53,20 +77,8 @@ def extract_choice_letter(text: str) -> str | None:
 EXTRACTIONS: Mapping[Extraction, Callable[[str], str | None]] = {
     "last_number": extract_last_number,
     "hash": extract_hash,
+    "answer_is": extract_answer_is,
     "boxed": extract_boxed,
     "choice_letter": extract_choice_letter,
 }
 """The functions by name."""
-
-
-def parse_exact_number(text: str) -> Fraction | None:
-    """Return the exact value of a number as ``extract_last_number`` returns it; None if the text is no number.
-
-    Args:
-        text: The text, such as ``1,200``, ``$3.50``, ``25%`` or ``3/4``.
-    """
-    plain = text.strip().rstrip(".").replace("$", "").replace(",", "").removesuffix("%").replace(" ", "")
-    try:
-        return Fraction(plain)
-    except (ValueError, ZeroDivisionError):
-        return None

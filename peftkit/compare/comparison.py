@@ -22,6 +22,7 @@ from peftkit.compare.scores_by_cost import (
     cost,
     learning_curve,
     mean_set_scores,
+    mean_values_beside,
     peak_memory,
     reached_at,
     selected_score,
@@ -70,18 +71,14 @@ class MethodRow:
     """The number of seeds that never reached each share."""
     area: float | None
     """The mean score over the logarithm of the cost, over the span that all runs have; None where there is none.
-
-    Expected, like ``score``; with one seed, the run's.
-    """
+    Expected, like ``score``; with one seed, the run's."""
     trainable_parameters: float | None
     checkpoint_bytes: float | None
     peak_memory: float | None
     """In bytes."""
     pareto: bool
-    """Whether the method is on the Pareto front with a probability of at least one half.
-
-    False with one seed, unless all methods have one: then by the scores of their runs.
-    """
+    """Whether the method is on the Pareto front with a probability of at least one half; False with one seed, unless
+    all methods have one: then by the scores of their runs."""
     trials: int | None
     """The number of settings that a sweep tried; None if the method was not tuned."""
     tuning_gmacs: float | None
@@ -103,6 +100,8 @@ class MethodRow:
     """The probability that a run with another seed reaches each share; None with one seed."""
     sets: Mapping[str, float] = field(default_factory=dict)
     """The mean score of its runs on each evaluation set that all of them have."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """What is shown beside the score, such as the share of answers that could not be extracted."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +289,7 @@ def compare(
                 },
                 reach_probability={share: reach_probability(points) for share, points in reached.items()},
                 sets=mean_set_scores(runs.values(), metric),
+                beside=mean_values_beside(runs.values(), metric),
             )
         )
     return Comparison(

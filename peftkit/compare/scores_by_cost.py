@@ -14,6 +14,8 @@ from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
+LAST_STEP = "last step"
+"""The name of the score of the last step, beside that of the selected one."""
 AXES = {
     "gmacs": "gmacs",
     "gmacs_with_tuning": "gmacs_with_tuning",
@@ -152,6 +154,25 @@ def mean_set_scores(runs: Iterable[LoadedRun], metric: str) -> dict[str, float]:
         for run in runs
         for selected in [run.summary["selected"]]
     ]
+    common = [name for name in tables[0] if all(is_number(table.get(name)) for table in tables)] if tables else []
+    return {name: sum(float(table[name]) for table in tables) / len(tables) for name in common}
+
+
+def mean_values_beside(runs: Iterable[LoadedRun], metric: str) -> dict[str, float]:
+    """The means of the values that are shown beside a score, where all runs have them.
+
+    They are those without which the score would mislead, such as the share of answers that could not be extracted, and
+    the score of the last step, where the task asks for it.
+
+    Args:
+        runs: The runs.
+        metric: The metric.
+    """
+    tables = []
+    for run in runs:
+        test, last = run.summary["selected"]["test"], run.summary.get("last_step") or {}
+        names = run.summary.get("companions", {}).get(metric, ())
+        tables.append({name: test.get(name) for name in names} | {LAST_STEP: last.get(run.test_split, {}).get(metric)})
     common = [name for name in tables[0] if all(is_number(table.get(name)) for table in tables)] if tables else []
     return {name: sum(float(table[name]) for table in tables) / len(tables) for name in common}
 

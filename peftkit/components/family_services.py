@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftkit.components.types import CandidateScores, Example, TextWindow, TokenizedRow, TrainOn
+from peftkit.components.types import CandidateScores, Example, GeneratedText, RowSampling, TextWindow, TokenizedRow, TrainOn
 
 if TYPE_CHECKING:
     import torch
@@ -283,15 +283,17 @@ class FamilyServices(Protocol):
         device: torch.device,
         *,
         stop_ids: Sequence[int] = (),
+        sampling: RowSampling | None = None,
         **options: Any,
-    ) -> list[str]:
-        """Generate a text for the source of each row, greedily; encoder-decoders and decoders only.
+    ) -> list[GeneratedText]:
+        """Generate a text for the source of each row; encoder-decoders and decoders only.
 
         Args:
             model: The model, in evaluation mode.
             rows: One batch of rows.
             device: The model's device.
             stop_ids: The ids that end a text; the end of text if empty.
+            sampling: How texts are sampled; None for the most likely tokens.
             options: Further arguments of ``model.generate``.
         """
 

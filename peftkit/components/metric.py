@@ -33,6 +33,13 @@ class Metric(Component):
         """The names of the values that ``compute`` returns."""
         return type(self).values or (self.name,)
 
+    def companions(self) -> tuple[Metric, ...]:
+        """Return metrics without which the score would mislead, such as the share of answers that cannot be read.
+
+        They are computed and shown wherever this metric is.
+        """
+        return ()
+
     def compute_per_example(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> list[dict[str, float]]:

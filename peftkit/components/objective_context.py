@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from peftkit.components.family_services import Batch, FamilyServices, ReferenceModel
 from peftkit.components.task import Task
-from peftkit.components.types import CandidateScores, ModelKind, ObjectiveSettings, Row
+from peftkit.components.types import CandidateScores, ModelKind, ObjectiveSettings, Prediction, Row, RowSampling
 from peftkit.errors import PluginError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ObjectiveContext:
         task: The task of the recipe.
         settings: The recipe's settings.
         device: The model's device.
+        step: The optimizer steps of the model, which samples depend on.
         cache: Values that live as long as one evaluation, by name.
         reference_model: The base model, for objectives with ``needs_reference``; None where nothing is trained or
             predicted.
@@ -40,6 +42,7 @@ class ObjectiveContext:
     task: Task
     settings: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     device: Any = "cpu"
+    step: int = 0
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     reference_model: ReferenceModel | None = field(default=None, compare=False, repr=False)
 
@@ -80,20 +83,42 @@ class ObjectiveContext:
         *,
         stop_ids: Sequence[int] = (),
         max_new_tokens: int | None = None,
-    ) -> list[str]:
-        """Generate a text for each row, up to the first text of ``settings.stop``.
+    ) -> list[Prediction]:
+        """Generate a text for each row, or several samples, up to the first text of ``settings.stop``.
 
         Args:
             model: The model, in evaluation mode.
-            rows: One batch of rows.
+            rows: One batch of rows, with the token ids of the prompt as ``source``.
             stop_ids: The ids that end a text; the end of text if empty.
             max_new_tokens: The largest number of generated tokens; that of the settings if None.
+
+        Returns:
+            ``prediction``, the text, ``generated_tokens``, and ``samples`` if there are several texts.
         """
         # The criterion of transformers would search the prompt too, so texts are cut when they are generated.
-        stop, number = self.settings.stop, max_new_tokens or self.settings.max_new_tokens
-        options: dict[str, Any] = {"max_new_tokens": number, "num_beams": self.settings.num_beams}
-        texts = self.family.generate(model, rows, self.device, stop_ids=stop_ids, **options)
-        return [_before_first(text, stop) for text in texts]
+        settings, number = self.settings, max_new_tokens or self.settings.max_new_tokens
+        options: dict[str, Any] = {"max_new_tokens": number, "num_beams": settings.num_beams, "stop_ids": stop_ids}
+        samples: list[list[str]] = [[] for _ in rows]
+        tokens = [0] * len(rows)
+        for sample in range(settings.num_return_sequences):
+            generated = self.family.generate(model, rows, self.device, sampling=self._sampling(rows, sample), **options)
+            for row, each in enumerate(generated):
+                samples[row].append(_before_first(each.text, settings.stop))
+                tokens[row] += each.tokens
+        return [
+            {"prediction": texts[0], **({"samples": texts} if len(texts) > 1 else {}), "generated_tokens": number}
+            for texts, number in zip(samples, tokens, strict=True)
+        ]
+
+    def _sampling(self, rows: Sequence[Row], sample: int) -> RowSampling | None:
+        """Return how a batch is sampled; the seeds depend on no other row, nor on where a row stands."""
+        settings = self.settings
+        if not settings.temperature:
+            return None
+        key = f"{settings.seed} {self.step} {sample} "
+        digests = (blake2b(f"{key}{[*row['source']]}".encode(), digest_size=7).digest() for row in rows)
+        seeds = tuple(map(int.from_bytes, digests))
+        return RowSampling(settings.temperature, settings.top_k, settings.top_p, seeds)
 
     def score_candidates(self, model: nn.Module, rows: Sequence[Row]) -> CandidateScores:
         """Score the candidates of a batch of rows.

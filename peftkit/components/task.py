@@ -29,8 +29,13 @@ class Task(Component):
     """What the model does: choose a fixed label, choose among each row's candidates, or generate freely."""
     metrics: ClassVar[tuple[str, ...]]
     """The default metrics."""
+    metric_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options of the default metrics, by their names, where a recipe lists no metrics."""
     selection_metric: ClassVar[str]
     """The metric value, such as ``accuracy``, whose best score on dev selects the checkpoint."""
+    reports_last_step: ClassVar[bool] = False
+    """Whether results and comparisons show the score of the last step beside that of the selected one, as published
+    results that select no checkpoint have it."""
     source: ClassVar[str] = ""
     """Where the data come from."""
     licence: ClassVar[str] = ""

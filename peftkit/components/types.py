@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from peftkit.components.lazy_number import ReadLater
 
@@ -29,7 +29,8 @@ Prediction = dict[str, Any]
 ``prediction_suffixes`` another one; ``loss`` (in nats) and ``tokens`` (the number of targets that it is summed over)
 where there are answers; and any further JSON values, which ``predictions/`` stores. With ``candidates``, a list of
 texts, predictions are stored at every evaluation. If it is the same in every row, comparisons can resample metrics that
-are no mean over examples."""
+are no mean over examples. ``samples`` has all texts where several are sampled, the first of which is ``prediction``;
+``generated_tokens`` is the number of tokens of all of them."""
 Row = Mapping[str, Any]
 """A tokenized example of any objective: values that Arrow can store, with at least the keys ``length``,
 ``source_tokens`` and ``target_tokens`` of ``TokenizedRow``."""
@@ -49,6 +50,7 @@ class RunSpec:
         steps_known: Whether the budget determines the number of steps.
         quantization: ``4bit`` or ``8bit`` if the base model is quantized, else empty.
         sharded: Whether DeepSpeed or FSDP shard weights, gradients or the optimizer's state.
+        num_return_sequences: Number of texts that are sampled for each row.
     """
 
     model_kind: ModelKind | None
@@ -59,6 +61,7 @@ class RunSpec:
     steps_known: bool = True
     quantization: str = ""
     sharded: bool = False
+    num_return_sequences: int = 1
 
     @property
     def model_type(self) -> str:
@@ -345,9 +348,44 @@ class ObjectiveSettings:
         scoring: Whether candidates are ranked by the sum of their token log-likelihoods (``sum``), or by the mean per
             token (``norm``).
         stop: Texts that end a generated text.
+        temperature: Temperature of sampling; 0 for greedy search.
+        top_k: Number of most likely tokens to sample among; 0 for all.
+        top_p: Summed probability of the most likely tokens to sample among.
+        num_return_sequences: Texts for each row.
+        seed: Seed of the run, which samples depend on.
     """
 
     max_new_tokens: int = 48
     num_beams: int = 1
     scoring: str = "sum"
     stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    num_return_sequences: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RowSampling:
+    """How the texts of a batch are sampled.
+
+    Attributes:
+        temperature: The temperature, above zero.
+        top_k: Number of most likely tokens to sample among; 0 for all.
+        top_p: Summed probability of the most likely tokens to sample among.
+        seeds: The seed of each row, so that a text does not depend on the rest of its batch.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seeds: tuple[int, ...]
+
+
+class GeneratedText(NamedTuple):
+    """A generated text."""
+
+    text: str
+    tokens: int
+    """The number of generated tokens, with the one that ends the text."""

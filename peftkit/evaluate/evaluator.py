@@ -24,6 +24,10 @@ from peftkit.text_normalization import to_identifier
 
 PREDICTION = "prediction"
 """Key of a prediction: the predicted text."""
+SAMPLES = "samples"
+"""Key of a prediction: all texts of an example, if several are sampled."""
+GENERATED_TOKENS = "generated_tokens"
+"""Key of a prediction: the number of generated tokens."""
 TEACHER_FORCED = "teacher_forced"
 """Key of a prediction: the most likely tokens while the target is fed to the model, as text."""
 
@@ -187,20 +191,48 @@ def compute_values(
     scored = [(m, suffix) for suffix in objective.prediction_suffixes for m in of_texts]
     scored += [(m, "") for m in recipe.metric if m.input != PREDICTION]
     for metric, suffix in scored:
-        if any(metric.input + suffix not in p for p in predictions):
+        inputs = _scored_inputs(metric.input + suffix, predictions)
+        if inputs is None:
             text = f"the metric {metric.name!r} scores {metric.input!r}, which {objective.name!r} does not predict"
             raise RunError(f"{text}; leave the metric out")
-        inputs = [p[metric.input + suffix] for p in predictions]
         mean = metric.is_mean_of_examples
         with explain_metric_errors(metric):
-            computed = metric.compute(inputs, references, examples)
-            per_example = metric.compute_per_example(inputs, references, examples) if mean else []
+            computed = _mean_values([metric.compute(each, references, examples) for each in inputs])
+            each_sample = [metric.compute_per_example(each, references, examples) for each in inputs if mean]
+        per_example = [_mean_values(scores) for scores in zip(*each_sample, strict=True)]
         for key, value in computed.items():
             values[key + suffix] = float(value)
         for prediction, scores in zip(predictions if mean else (), per_example, strict=True):
             suffixed = {key + suffix: float(value) for key, value in scores.items()}
             prediction["scores"] = {**prediction.get("scores", {}), **suffixed}
     return values
+
+
+def _scored_inputs(key: str, predictions: Sequence[Prediction]) -> list[list[Any]] | None:
+    """Return what a metric scores, as lists with a value for each example.
+
+    Args:
+        key: The key of the predictions: ``samples`` are scored together, and texts that were sampled several times one
+            sample after the other.
+        predictions: The predictions.
+
+    Returns:
+        One list, or one for each sample; None if predictions lack the key.
+    """
+    if key == SAMPLES and all(PREDICTION in each for each in predictions):
+        return [[each.get(SAMPLES) or [each[PREDICTION]] for each in predictions]]
+    if any(key not in each for each in predictions):
+        return None
+    if key == PREDICTION and all(SAMPLES in each for each in predictions):
+        return [[*column] for column in zip(*(each[SAMPLES] for each in predictions), strict=True)]
+    return [[each[key] for each in predictions]]
+
+
+def _mean_values(values: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """Return the mean of each value over samples."""
+    if len(values) == 1:
+        return values[0]
+    return {key: sum(float(each[key]) for each in values) / len(values) for key in values[0]}
 
 
 @contextmanager

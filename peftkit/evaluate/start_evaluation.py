@@ -127,6 +127,8 @@ def fingerprint(
         The hash; None if the results of the model cannot be shared.
     """
     digest, states = hashlib.blake2b(digest_size=16), random_states()
+    if recipe.evaluate.temperature:  # samples depend on the seed
+        digest.update(str(recipe.run.seed).encode())
     split = max(splits, key=lambda each: len(each.rows))
     order = sorted(range(len(split.rows)), key=lambda i: (split.rows[i]["source_tokens"], i))
     with _hashed_outputs(digest):

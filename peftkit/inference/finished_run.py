@@ -89,7 +89,8 @@ def load_finished_run(path: Path, registry: Registry) -> FinishedRun:
         )
         raise InputError(f"{weights} cannot be loaded: {reason}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    objective = base.objective.with_calibration(summary["selected"].get("calibration", {}))
+    selected = summary["selected"]
+    objective = base.objective.at_step(selected["step"]).with_calibration(selected.get("calibration", {}))
     objective = restore_reference(recipe, objective, summary, device)
     return FinishedRun(path, recipe, objective, model.to(device).eval(), device, names)
 

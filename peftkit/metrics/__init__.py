@@ -22,7 +22,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
-from peftkit.metrics.extracted_answers import ExtractedMatch, Unextractable
+from peftkit.metrics.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
@@ -50,6 +50,7 @@ __all__ = [
     "ExactSet",
     "ExtractedMatch",
     "F1Macro",
+    "MajorityAtK",
     "MatthewsCorrelation",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
@@ -57,6 +58,7 @@ __all__ = [
     "MeanSquaredError",
     "MultiLabelF1",
     "Ndcg",
+    "PassAtK",
     "Pearson",
     "Perplexity",
     "PrecisionMacro",
@@ -95,6 +97,7 @@ def register_metrics() -> list[type[Metric]]:
         ExtractedMatch,
         F1,
         F1Macro,
+        MajorityAtK,
         MatthewsCorrelation,
         MeanAbsoluteError,
         MeanAveragePrecision,
@@ -102,6 +105,7 @@ def register_metrics() -> list[type[Metric]]:
         MeanSquaredError,
         MultiLabelF1,
         Ndcg,
+        PassAtK,
         Pearson,
         Perplexity,
         PrecisionMacro,

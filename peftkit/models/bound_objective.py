@@ -54,6 +54,10 @@ class BoundObjective:
         """Return the same objective, whose predictions depend on what was chosen by dev."""
         return replace(self, calibration=calibration)
 
+    def at_step(self, step: int) -> BoundObjective:
+        """Return the same objective for a model after some optimizer steps, which samples depend on."""
+        return replace(self, context=replace(self.context, step=step))
+
     def with_reference(self, reference: ReferenceModel) -> BoundObjective:
         """Return the same objective, which compares with a base model."""
         return replace(self, context=replace(self.context, reference_model=reference))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from peftkit.components import Example
-from peftkit.components.types import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TokenizedRow
 from peftkit.errors import RowError
 from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
 from peftkit.models.candidate_scoring import (
@@ -40,7 +40,7 @@ from peftkit.models.decoding.shared_cache import (
 from peftkit.models.heads.target_positions import find_output_layer, select_positions
 from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_and_target import Prompt, append_eos, ids_after_prompt
-from peftkit.models.text_encoding import decode_generated, embedding_size, token_ids
+from peftkit.models.text_encoding import embedding_size, read_generated, token_ids
 from peftkit.models.token_losses import sum_logprobs
 
 
@@ -339,11 +339,12 @@ class CausalLM(CachedScorer):
         device: torch.device,
         *,
         stop_ids: Sequence[int] = (),
+        sampling: RowSampling | None = None,
         **options: Any,
-    ) -> list[str]:
+    ) -> list[GeneratedText]:
         # The positions after max_source_length are needed for generated tokens.
         max_length = None if self.max_decoder_length is None else self.max_source_length
         ends = (*stop_ids,) or (self.eos_id,)
-        continuation = PromptContinuation(model, device, self.pad_id, ends, max_length)
+        continuation = PromptContinuation(model, device, self.pad_id, ends, max_length, sampling)
         generated = continuation.generate([row["source"] for row in rows], options)
-        return [decode_generated(self.tokenizer, ids, ends) for ids in generated]
+        return [read_generated(self.tokenizer, ids, ends) for ids in generated]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components import Example, Side
 from peftkit.components.family_services import ChatTemplate, ScoreCandidates
-from peftkit.components.types import IGNORE_INDEX, CandidateScores, TextWindow, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
@@ -238,8 +238,9 @@ class ModelFamily(TextStates):
         device: torch.device,
         *,
         stop_ids: Sequence[int] = (),
+        sampling: RowSampling | None = None,
         **options: Any,
-    ) -> list[str]:
+    ) -> list[GeneratedText]:
         """Generate a text for the source of each row.
 
         Args:
@@ -247,6 +248,7 @@ class ModelFamily(TextStates):
             rows: one batch of tokenized rows.
             device: the model's device.
             stop_ids: the ids that end a text; the end of text if empty.
+            sampling: how texts are sampled; None for the most likely tokens.
             options: further arguments of ``model.generate``.
         """
         raise NotImplementedError

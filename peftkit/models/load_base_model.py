@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -315,7 +315,8 @@ def bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreT
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
     evaluate = recipe.evaluate
-    settings = ObjectiveSettings(evaluate.max_new_tokens, evaluate.num_beams, evaluate.scoring, evaluate.stop)
+    shared = {each.name: getattr(evaluate, each.name) for each in fields(ObjectiveSettings) if each.name != "seed"}
+    settings = ObjectiveSettings(**shared, seed=recipe.run.seed)
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
     bound = BoundObjective(objective, family, context, auto_class)
     return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound

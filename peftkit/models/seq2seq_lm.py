@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
-from peftkit.components.types import IGNORE_INDEX, CandidateScores, TokenizedRow
+from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TokenizedRow
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.candidate_scoring import (
     CachedScorer,
@@ -25,13 +25,14 @@ from peftkit.models.candidate_scoring import (
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
 from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.sampling import make_processors
 from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.prompt_and_target import append_eos
 from peftkit.models.text_encoding import (
     SpecialTokens,
-    decode_generated,
     detect_special_tokens,
     find_decoder_start_id,
+    read_generated,
     token_ids,
 )
 from peftkit.models.token_losses import sum_logprobs
@@ -257,16 +258,17 @@ class Seq2SeqLM(CachedScorer):
         device: torch.device,
         *,
         stop_ids: Sequence[int] = (),
+        sampling: RowSampling | None = None,
         **options: Any,
-    ) -> list[str]:
+    ) -> list[GeneratedText]:
         ends = (*stop_ids,) or (self.eos_id,)
-        continue_rows = partial(self._continue, model, rows, device, ends)
+        continue_rows = partial(self._continue, model, rows, device, ends, sampling)
         if can_divide(model, options):
             generated = search(continue_rows, len(rows), ends, options)
         else:
             nothing: list[list[int]] = [[] for _ in rows]
             generated = continue_rows(range(len(rows)), nothing, options, early=False)
-        return [decode_generated(self.tokenizer, ids, ends) for ids in generated]
+        return [read_generated(self.tokenizer, ids, ends) for ids in generated]
 
     def _continue(
         self,
@@ -274,6 +276,7 @@ class Seq2SeqLM(CachedScorer):
         rows: Sequence[TokenizedRow],
         device: torch.device,
         stop_ids: Sequence[int],
+        sampling: RowSampling | None,
         indices: Sequence[int],
         so_far: Sequence[list[int]],
         options: Mapping[str, Any],
@@ -286,6 +289,7 @@ class Seq2SeqLM(CachedScorer):
             rows: the batch.
             device: the model's device.
             stop_ids: the ids that end a text.
+            sampling: how texts are sampled; None for the most likely tokens.
             indices: the indices of the rows to continue.
             so_far: what has been generated for them, of the same length.
             options: further arguments of ``model.generate``.
@@ -296,6 +300,8 @@ class Seq2SeqLM(CachedScorer):
         if early:
             many_ended = ManyEnded(stop_ids, start, options["max_new_tokens"], ids.shape[1])
             options = {**options, "stopping_criteria": [many_ended]}
+        if sampling is not None:
+            options = {**options, "logits_processor": make_processors(sampling, indices, len(so_far[0]))}
         if start > 1:
             texts = torch.tensor([[self.decoder_start_id, *each] for each in so_far], device=device)
             options = {**options, "decoder_input_ids": texts}

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.components import Side
+from peftkit.components.types import GeneratedText
 from peftkit.errors import InputError, RowError, summarize_error
 
 PROBES = ("a", "the", "0", "A", ".", "b c")
@@ -241,3 +242,17 @@ def decode_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], sto
     """
     kept = [*takewhile(lambda each: each not in stop_ids, ids)]
     return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+
+def read_generated(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Sequence[int]
+) -> GeneratedText:
+    """Return the text of generated ids, and how many of them there are, with the one that ends it.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        ids: the generated ids; those after a stop id have no meaning.
+        stop_ids: the ids that end a text.
+    """
+    ends = (position for position, each in enumerate(ids, 1) if each in stop_ids)
+    return GeneratedText(decode_generated(tokenizer, ids, stop_ids), next(ends, len(ids)))

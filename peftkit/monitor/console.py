@@ -141,6 +141,9 @@ class ConsoleLogger(TrainerCallback):
         baselines = {name: scores["test"] for name, scores in summary["baselines"].items() if scores.get("test")}
         columns = {split: selected[split] for split in ("dev", "test") if split in selected}
         self._print_table(f"selected at step {selected['step']} by dev {metric}", columns | baselines)
+        if last := summary.get("last_step"):
+            splits = {split: values for split, values in last.items() if split in ("dev", "test")}
+            self._print_table(f"last step, {last['step']}", splits)
         if sets := {each.name: selected[each.name] for each in self.recipe.evaluate.set if each.name in selected}:
             self._print_table("evaluation sets", sets)
         for name, probe in summary.get("probes", {}).items():

@@ -71,7 +71,7 @@ class ChatCompletion(Objective):
     """Further variables of the template, such as `{enable_thinking = false}`."""
 
     task_kind = "chat"
-    scored_values = ()
+    scored_values = ("samples",)
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
     generates = True
     used_settings = ("max_new_tokens", "num_beams", "stop")
@@ -124,9 +124,11 @@ class ChatCompletion(Objective):
         """Generate the last message; the loss is that of everything that is trained on."""
         predictions = score_trained_tokens(model, rows, context) if has_targets else [{} for _ in rows]
         template = self._load_template(context)
-        texts = context.generate(model, rows, stop_ids=template.stop_ids)
-        for prediction, text in zip(predictions, texts, strict=True):
-            prediction["prediction"] = text.removeprefix(template.answer_start).strip()
+        start = template.answer_start
+        generated = context.generate(model, rows, stop_ids=template.stop_ids)
+        for prediction, each in zip(predictions, generated, strict=True):
+            texts = [text.removeprefix(start).strip() for text in each.get("samples", [each["prediction"]])]
+            prediction |= {**each, "prediction": texts[0], **({"samples": texts} if "samples" in each else {})}
         return predictions
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:

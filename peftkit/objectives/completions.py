@@ -81,6 +81,7 @@ class FreeGeneration(Completion):
     task_kind = "generation"
     generates = True
     used_settings = ("max_new_tokens", "num_beams", "stop")
+    scored_values = ("samples",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets."""
@@ -106,9 +107,8 @@ class FreeGeneration(Completion):
             scores = context.score_candidates(model, rows)
             for prediction, sums, tokens in zip(predictions, scores.loglikelihoods, scores.num_tokens, strict=True):
                 prediction |= {"loss": -sums[0], "tokens": tokens[0]}
-        for prediction, text in zip(predictions, context.generate(model, rows), strict=True):
-            prediction["prediction"] = text
-        return predictions
+        pairs = zip(predictions, context.generate(model, rows), strict=True)
+        return [prediction | generated for prediction, generated in pairs]
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""

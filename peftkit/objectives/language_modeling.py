@@ -135,8 +135,8 @@ class CausalLanguageModeling(_TextLikelihood):
             prompt = [*row["source"][:start], *row["source"][first:]]
             prompts.append({**row, "source": prompt, "candidates": [[]], "answer": 0})
         number = min(context.settings.max_new_tokens, family.max_target_length)
-        texts = context.generate(model, prompts, max_new_tokens=number)
-        return [{"prediction": "", "continuation": text} for text in texts]
+        generated = context.generate(model, prompts, max_new_tokens=number)
+        return [{"prediction": "", "continuation": each["prediction"]} for each in generated]
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many texts have the unknown token, which is easier to predict than what it stands for."""

@@ -17,6 +17,7 @@ from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.probes.probe_conflicts import probe_conflicts
 from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
+from peftkit.recipe.conflicts.evaluation_conflicts import companion_conflicts, sampling_conflicts
 from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -29,6 +30,7 @@ SETTINGS: Mapping[str, Callable[[Recipe], Any]] = {
     "steps_known": lambda recipe: recipe.train.budget.has_known_steps,
     "quantization": lambda recipe: recipe.model.quantization or "",
     "sharded": lambda recipe: recipe.train.deepspeed.used or recipe.train.fsdp,
+    "num_return_sequences": lambda recipe: recipe.evaluate.num_return_sequences,
 }
 """How the settings that components are checked against are read."""
 POSSIBLE: Mapping[str, Sequence[Any]] = {
@@ -38,6 +40,7 @@ POSSIBLE: Mapping[str, Sequence[Any]] = {
     "steps_known": (False, True),
     "quantization": ("", "4bit", "8bit"),
     "sharded": (False, True),
+    "num_return_sequences": (1, 1 << 20),
 }
 """The values that they may have where a key is invalid."""
 
@@ -74,6 +77,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _metric_conflicts(recipe, kind),
         _selection_conflicts(recipe),
         _repeated(recipe),
+        companion_conflicts(recipe),
         _precision_conflicts(recipe),
         _compile_conflicts(recipe),
         _streaming_conflicts(recipe),
@@ -88,6 +92,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _objective_conflicts(recipe, kind),
         probe_conflicts(recipe, kind),
         unused_options(recipe, kind),
+        sampling_conflicts(recipe, kind),
     ]
     conflicts: list[Conflict] = []
     for check in checks:
@@ -102,8 +107,9 @@ def _components(recipe: Recipe) -> Iterator[tuple[KeyPath, Component]]:
         yield ("task",), recipe.task
     with known():
         yield ("method",), recipe.method
-    for index, callback in listed(recipe, "callback"):
-        yield ("callback", index), callback
+    for key in LISTED:
+        for index, component in listed(recipe, key):
+            yield (key, index), component
     with known():
         if recipe.objective is not None:
             yield ("objective",), recipe.objective

@@ -18,7 +18,7 @@ from peftkit.recipe.tables import EvaluationSet
 
 RESERVED_NAMES = (
     *("train", "dev", "test", "step", "samples", "epoch", "tokens", "cost", "calibration", "curve", "format"),
-    *("evaluation_seconds", "reused_evaluation_seconds", "probe_seconds", "base"),
+    *("evaluation_seconds", "reused_evaluation_seconds", "probe_seconds", "generated_tokens", "base"),
 )
 """Entries of evaluations, whose names an evaluation set or a probe cannot have."""
 SPLITS = ("train", "dev", "test")

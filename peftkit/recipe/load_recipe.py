@@ -199,7 +199,8 @@ def _fill_defaults(raw: RawRecipe, components: Components) -> None:
     for table in ("task", "method"):
         raw.data.setdefault(table, {})  # the error of the missing name lists the installed components
     if "metric" not in raw.data and (task := components.get(("task",))):
-        raw.data["metric"] = [{"name": name} for name in getattr(task, "metrics", ())]
+        options = getattr(task, "metric_options", {})
+        raw.data["metric"] = [{"name": name, **options.get(name, {})} for name in getattr(task, "metrics", ())]
         raw.origins[("metric",)] = raw.locate(("task", "name"))
     for path, component in components.items():
         options = raw.value(path)

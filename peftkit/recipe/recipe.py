@@ -63,6 +63,15 @@ class Recipe(ConfigTable):
     _metrics: tuple[type[Metric], ...] = PrivateAttr(default=())
     """The installed metrics."""
 
+    @field_validator("metric")
+    @classmethod
+    def _add_companions(cls, metrics: tuple[Metric | None, ...]) -> tuple[Metric | None, ...]:
+        """Add the metrics without which others would mislead, unless they are listed."""
+        needed = [companion for metric in metrics if metric is not None for companion in metric.companions()]
+        by_name = {each.name: each for each in (*reversed(needed), *metrics) if each is not None}
+        listed = {each.name for each in metrics if each is not None}
+        return (*metrics, *(by_name[name] for name in dict.fromkeys(each.name for each in needed) if name not in listed))
+
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:
         """Remember the installed objectives, since the model's config may be on the Hub."""

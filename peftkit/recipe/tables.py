@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from peftkit.file_formats import DEFAULT_TRACKERS
 from peftkit.recipe.optimizer_names import validate_optimizer_name
 from peftkit.recipe.resolve import validate_model_name
+from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.sections.generation import GenerationKeys
 
 MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
@@ -43,12 +45,6 @@ def parse_bytes(text: str) -> int:
         template = "must be written as '2GiB' or '500MB', above zero, not {text}"
         raise PydanticCustomError("size", template, {"text": repr(text)})
     return size
-
-
-class ConfigTable(BaseModel):
-    """A table of the recipe: unknown keys are errors, values are not coerced, and instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class RunConfig(ConfigTable):
@@ -324,7 +320,7 @@ class EvaluationSet(ConfigTable):
         return self
 
 
-class EvaluateConfig(ConfigTable):
+class EvaluateConfig(GenerationKeys):
     """Evaluation during and after training."""
 
     every: str = "10%"
@@ -349,12 +345,6 @@ class EvaluateConfig(ConfigTable):
     """The value whose best dev score selects the checkpoint: `"loss"` or a metric's value; defaults to the task's."""
     scoring: Literal["sum", "norm"] = "sum"
     """Rank candidates by the sum of their token log-likelihoods, or by the mean per token (`"norm"`)."""
-    max_new_tokens: int = Field(default=48, gt=0)
-    """The largest number of generated tokens."""
-    num_beams: int = Field(default=1, gt=0)
-    """Beams of beam search; 1 is greedy."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a generated text; the first of them is removed with what follows."""
     set: tuple[EvaluationSet, ...] = ()
     """Further sets of rows to evaluate, each under `[[evaluate.set]]`."""
 
@@ -363,13 +353,6 @@ class EvaluateConfig(ConfigTable):
     def _check_interval(cls, value: str) -> str:
         parse_interval(value)
         return value
-
-    @field_validator("stop")
-    @classmethod
-    def _check_stop(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(texts):
-            raise ValueError("an empty text ends every text")
-        return texts
 
 
 class WandbConfig(ConfigTable):

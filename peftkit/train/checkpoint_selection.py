@@ -75,6 +75,8 @@ class CheckpointSelector:
         """The metric that selects, and its direction."""
         self.reported: dict[str, dict[str, float]] = {}
         """Final values of the selected checkpoint on dev, test, the evaluation sets and the probes."""
+        self.last_step: dict[str, dict[str, float]] = {}
+        """Values of the last step on the same rows, if the task reports it; empty if not."""
         self.calibration: dict[str, Any] = {}
         """What the objective chose for the selected checkpoint by dev."""
 
@@ -110,18 +112,20 @@ class CheckpointSelector:
     def finish(
         self,
         step: int,
-        evaluate_splits: Callable[[Sequence[TokenizedSplit]], Results],
+        evaluate_splits: Callable[[Sequence[TokenizedSplit], int], Results],
         *,
         resumed: bool,
         evaluations: int,
+        last: EvaluationRow,
     ) -> None:
         """Evaluate the selected checkpoint on the full dev and test splits, if that has not been done.
 
         Args:
             step: The current step of the model.
-            evaluate_splits: Evaluates splits with the current model.
+            evaluate_splits: Evaluates splits with the current model, which has had a number of steps.
             resumed: Whether the run was resumed: the saved model may then be of a later step.
             evaluations: The number of evaluations so far.
+            last: The last of them, of the current step.
 
         Raises:
             RunError: No score on dev was finite.
@@ -134,15 +138,23 @@ class CheckpointSelector:
         names = [split.name for split in self.data.splits_at_end]
         self.reported = {name: self.row[name] for name in names if name in self.row}
         self.calibration = self.row.get("calibration", {})
+        reports_last = type(self.recipe.task).reports_last_step
         if self.data.is_curve_subsampled:
+            if reports_last and self.row["step"] != step:
+                results = evaluate_splits(self.data.final_splits, step)
+                self.last_step = {name: result.values for name, result in results.items()}
             if self.row["step"] != step:
                 self._load(self.row["step"], save=resumed)
-            results = evaluate_splits(self.data.splits_at_end)
+            results = evaluate_splits(self.data.splits_at_end, self.row["step"])
             self.reported = {name: result.values for name, result in results.items()}
             self.calibration = results["dev"].calibration
             if self.run is not None:
                 store_examples(self.run, self.row["step"], results, self.data, whole=True)
             self._write_predictions(results)
+        if reports_last and self.row["step"] == step:
+            self.last_step = self.reported
+        elif reports_last and not self.last_step:
+            self.last_step = {name: last[name] for name in names if name in last}
         if self.run is not None:
             self.run.merge_examples()
 

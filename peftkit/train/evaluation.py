@@ -12,7 +12,7 @@ from peftkit.components.callback import EvaluationResult
 from peftkit.data.probes.prepared_probe import PreparedProbe
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
-from peftkit.evaluate.evaluator import SplitResult, evaluate
+from peftkit.evaluate.evaluator import GENERATED_TOKENS, SplitResult, evaluate
 from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
 from peftkit.models import BoundObjective
 from peftkit.run_directory import RunDirectory
@@ -75,9 +75,10 @@ class Evaluations(LoopCallback):
         state = self.trainer.state
         self.selection.finish(
             state.progress.step,
-            lambda splits: self._evaluate_splits(splits)[0],
+            lambda splits, step: self._evaluate_splits(splits, step)[0],
             resumed=bool(state.resumed_after_steps),
             evaluations=len(state.evaluations),
+            last=state.evaluations[-1],
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,6 +119,7 @@ class Evaluations(LoopCallback):
             "evaluation_seconds": seconds,
             **({REUSED: reused_seconds} if reused_seconds is not None else {}),
             **({PROBE_SECONDS: self._probe_seconds if reused_seconds is None else 0.0} if self._probes else {}),
+            **_count_generated(results),
             "train": {"step_loss": trainer.state.pop_mean_loss()},
         }
         for name, result in results.items():
@@ -157,12 +159,20 @@ class Evaluations(LoopCallback):
             self.known.add(key, StartEvaluation(results, evaluated))
         return results, seconds + evaluated, None
 
-    def _evaluate_splits(self, splits: Sequence[TokenizedSplit]) -> tuple[dict[str, SplitResult], float]:
-        """Return the results of splits by name, and the seconds that they took."""
+    def _evaluate_splits(
+        self, splits: Sequence[TokenizedSplit], step: int | None = None
+    ) -> tuple[dict[str, SplitResult], float]:
+        """Return the results of splits by name, and the seconds that they took.
+
+        Args:
+            splits: The splits.
+            step: The steps of the model; the current ones if None.
+        """
         trainer, started = self.trainer, time.perf_counter()
         self._probe_seconds = 0.0
         trainer.memory.give_back()  # what evaluations take is not that of steps
-        objective, results = trainer.objective, dict.fromkeys([split.name for split in splits], SplitResult({}, []))
+        objective = trainer.objective.at_step(trainer.progress.step if step is None else step)
+        results = dict.fromkeys([split.name for split in splits], SplitResult({}, []))
         for split in sorted(splits, key=lambda each: each.name != "dev"):  # thresholds are chosen on dev
             results[split.name] = self._evaluate_split(split, objective)
             if split.name == "dev":
@@ -186,3 +196,11 @@ class Evaluations(LoopCallback):
         trainer.clock.add_evaluation(split.name, len(split.rows), seconds)
         self._probe_seconds += seconds if probe else 0.0
         return result
+
+
+def _count_generated(results: Mapping[str, SplitResult]) -> dict[str, dict[str, int]]:
+    """Return the number of tokens that were generated for each split, of all samples; empty if none were."""
+    tokens = {
+        name: sum(each.get(GENERATED_TOKENS, 0) for each in result.predictions) for name, result in results.items()
+    }
+    return {GENERATED_TOKENS: tokens} if any(tokens.values()) else {}

@@ -364,6 +364,13 @@ def _summarize(
             **({"calibration": selection.calibration} if selection.calibration else {}),
             "curve": {split: selected[split] for split in selection.reported if split in selected},
         },
+        "companions": {
+            value: names
+            for metric in recipe.metric
+            if (names := [name for each in metric.companions() for name in each.value_names])
+            for value in metric.value_names
+        },
+        **({"last_step": {"step": progress.step, **selection.last_step}} if selection.last_step else {}),
         "final": {"step": last["step"], **{s: last[s] for s in splits if s in last}},
         "baselines": opened.baseline_scores,
         "parameters": {**parameters, "new_head": base.head.num_new},

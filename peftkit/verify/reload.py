@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from peftkit.components import Prediction
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import ModelError, RecipeError, RunError, comma_separated, summarize_error
-from peftkit.evaluate.evaluator import TEACHER_FORCED, compute_values, evaluate
+from peftkit.evaluate.evaluator import SAMPLES, TEACHER_FORCED, compute_values, evaluate
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.inference.finished_run import FinishedRun, evaluation_context, load_finished_run
 from peftkit.monitor.collect_env import collect_environment
@@ -191,7 +191,7 @@ def _compare_predictions(
         The stored predictions with permitted differences replaced by the new ones, how many of these there are, and how
         many differences are not permitted.
     """
-    keys = ("prediction", f"prediction{NORM_SUFFIX}", TEACHER_FORCED, "target", "source")
+    keys = ("prediction", f"prediction{NORM_SUFFIX}", TEACHER_FORCED, SAMPLES, "target", "source")
     adjusted = [dict(row) for row in stored]
     permitted, not_permitted, generated = 0, 0, list[int]()
     for index, (row, new) in enumerate(zip(stored, new_predictions, strict=True)):
@@ -203,7 +203,7 @@ def _compare_predictions(
             permitted += 1
             adjusted[index]["prediction"] = new["prediction"]
         generated_keys = [
-            k for k in different if k == TEACHER_FORCED or (k == "prediction" and "candidates" not in row)
+            k for k in different if k in (TEACHER_FORCED, SAMPLES) or (k == "prediction" and "candidates" not in row)
         ]
         ranked_keys = [key for key in different if key not in generated_keys]
         if not all(

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftkit.answer_texts.extraction import (
+    extract_answer_is,
     extract_boxed,
     extract_choice_letter,
     extract_hash,
     extract_last_number,
-    parse_exact_number,
 )
+from peftkit.answer_texts.exact_numbers import parse_exact_number
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,13 @@ from peftkit.answer_texts.extraction import (
         ("7.", "7"),
         ("between 3-5", "5"),
         ("1.2.3", "1.2"),
+        ("It holds 3 1/2 cups", "3 1/2"),
+        (r"so x = -\frac{3}{4}", r"-\frac{3}{4}"),
+        (r"about 50\% of it", r"50\%"),
+        ("6.02e23 of them", "6.02e23"),
+        ("£1,000,000 each", "£1,000,000"),
+        ("at 7/10/2020", "2020"),
+        ("room A5", None),
     ],
 )
 def test_the_last_number(text: str, number: str | None) -> None:
@@ -62,6 +70,21 @@ def test_the_line_after_hashes() -> None:
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        ("x is 7.\nThe answer is: 7", "7"),
+        ("The answer is: 5. No, the final answer is 6!\nBye", "6"),
+        (r"the correct answer is $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        ("The answer is: $18 a day.", "18 a day"),
+        ("The answer is:", None),
+        ("The answer was 3", None),
+    ],
+)
+def test_the_answer_that_a_sentence_names(text: str, answer: str | None) -> None:
+    assert extract_answer_is(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
         (r"Hence \boxed{42}.", "42"),
         (r"\boxed{1} or \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\fbox{x^{2}}", "x^{2}"),
@@ -84,26 +107,15 @@ def test_the_last_box(text: str, answer: str | None) -> None:
         ("A. because it is a bird", "A"),
         ("It is neither A) nor B), so the answer is **C**", "C"),
         ("I think so", None),
+        ("The answer is a bird", None),
+        (r"\boxed{B}", "B"),
+        (r"\boxed{\text{(C)}}", "C"),
+        ("Answer: **D**", "D"),
+        ("The correct option is (b)", "B"),
+        ("So it is\n\nC.\n", "C"),
+        ("Option A is wrong. The answer is D because A dog barks.", "D"),
         ("", None),
     ],
 )
 def test_the_letter_of_a_choice(text: str, letter: str | None) -> None:
     assert extract_choice_letter(text) == letter
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("1,200", Fraction(1200)),
-        ("$3.50", Fraction(7, 2)),
-        ("25%", Fraction(25)),
-        ("3/4", Fraction(3, 4)),
-        ("7.0", Fraction(7)),
-        ("7.", Fraction(7)),
-        ("3/0", None),
-        ("seven", None),
-        ("", None),
-    ],
-)
-def test_exact_numbers(text: str, number: Fraction | None) -> None:
-    assert parse_exact_number(text) == number

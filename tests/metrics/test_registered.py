@@ -17,8 +17,8 @@ from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
 TEXT_KINDS = {"classification", "generation", "token_tagging"}
-METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.name != "f1"]
-"""Metrics of texts; those of other kinds, such as numbers, have tests of their own, and so has F1 of a label."""
+METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.input != "samples" and metric.name != "f1"]
+"""Metrics of texts; those of other kinds, such as numbers or samples, have tests of their own, as has F1 of a label."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -47,6 +47,7 @@ KINDS = {
     "f1": LABELS,
     "extracted_match": TEXT,
     "f1_macro": LABELS,
+    "maj_at_k": TEXT,
     "mae": ("regression",),
     "matthews_correlation": LABELS,
     "mean_average_precision": ("multi_label",),
@@ -54,6 +55,7 @@ KINDS = {
     "mse": ("regression",),
     "multi_label_f1": ("multi_label",),
     "ndcg": ("embedding",),
+    "pass_at_k": TEXT,
     "pearson": ("regression", "text_similarity"),
     "perplexity": ("language_modeling",),
     "precision_macro": LABELS,
@@ -103,6 +105,7 @@ def test_registered_metrics_and_their_kinds_of_task() -> None:
         **dict.fromkeys(("bits_per_byte", "perplexity"), "likelihood"),
         "mean_average_precision": "probabilities",
         **dict.fromkeys(("mrr", "ndcg", "recall"), "ranking"),
+        **dict.fromkeys(("maj_at_k", "pass_at_k"), "samples"),
         "teacher_forced_match": "teacher_forced",
     }
 

@@ -101,10 +101,10 @@ def test_generation_stops_where_the_template_ends_an_answer(tmp_path: Path) -> N
     rows = base.objective.tokenize([ASKED], training=False)
     options = {"max_new_tokens": 6, "num_beams": 1}
     plain = base.objective.family.generate(base.model.eval(), rows, torch.device("cpu"), **options)
-    first = tokenizer(plain[0], add_special_tokens=False)["input_ids"][0]
+    first = tokenizer(plain[0].text, add_special_tokens=False)["input_ids"][0]
     stopped = base.objective.family.generate(base.model, rows, torch.device("cpu"), stop_ids=[first], **options)
-    assert plain[0]
-    assert stopped == [""]
+    assert plain[0].text
+    assert [text for text, _ in stopped] == [""]
     template = context.family.load_chat_template(CHAT_TEMPLATE.replace("eos_token", "'<pad>'"), {})
     assert tokenizer.convert_ids_to_tokens(list(template.stop_ids)) == ["<pad>", "</s>"]
 

@@ -13,7 +13,7 @@ import torch
 from peftkit import Example, RowError
 from peftkit.components import ModelKind
 from peftkit.components.objective_context import ObjectiveContext
-from peftkit.components.types import CandidateScores, ObjectiveSettings, RunSpec
+from peftkit.components.types import CandidateScores, GeneratedText, ObjectiveSettings, RunSpec
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking
@@ -73,9 +73,9 @@ class Services:
 
         return score
 
-    def generate(self, model: Any, rows: Sequence[Any], device: Any, **options: Any) -> list[str]:
+    def generate(self, model: Any, rows: Sequence[Any], device: Any, **options: Any) -> list[GeneratedText]:
         self.options = options
-        return [f"text {i}" for i, _ in enumerate(rows)]
+        return [GeneratedText(f"text {i}", 5) for i, _ in enumerate(rows)]
 
     def teacher_forced_ids(self, model: Any, rows: Sequence[Any], device: Any) -> list[list[int]]:
         return self.forced
@@ -90,15 +90,38 @@ def test_texts_are_generated_as_the_recipe_says() -> None:
     services, model, rows = Services(), torch.nn.Identity(), [{}, {}]
     context = context_with(services, max_new_tokens=7, num_beams=3)
     predictions = FreeGeneration().predict(model, rows, TEXTS, context, has_targets=True)
-    assert predictions == [{"loss": 1.5, "tokens": 3, "prediction": f"text {i}"} for i in (0, 1)]
-    assert services.options == {"max_new_tokens": 7, "num_beams": 3, "stop_ids": ()}
+    assert predictions == [{"loss": 1.5, "tokens": 3, "prediction": f"text {i}", "generated_tokens": 5} for i in (0, 1)]
+    assert services.options == {"max_new_tokens": 7, "num_beams": 3, "stop_ids": (), "sampling": None}
+
+
+def test_each_sample_of_a_prompt_has_a_seed_of_its_own() -> None:
+    services, model = Services(), torch.nn.Identity()
+    rows = [{"source": [1, 2]}, {"source": [1, 2, 3]}]
+    context = context_with(services, temperature=0.5, top_k=9, top_p=0.9, num_return_sequences=3, seed=1)
+    seeds = []
+    for each in (context, replace(context, step=1), replace(context, settings=replace(context.settings, seed=2))):
+        given: list[Any] = []
+        services.generate = lambda *args, given=given, **options: (  # type: ignore[method-assign]
+            given.append(options["sampling"]) or [GeneratedText(f"{len(given)} {i}", i) for i in (1, 2)]
+        )
+        predictions = FreeGeneration().predict(model, rows, TEXTS, each, has_targets=False)
+        assert predictions == [
+            {"prediction": f"1 {i}", "samples": [f"{n} {i}" for n in (1, 2, 3)], "generated_tokens": 3 * i}
+            for i in (1, 2)
+        ]
+        assert {(s.temperature, s.top_k, s.top_p) for s in given} == {(0.5, 9, 0.9)}
+        seeds += [seed for sampling in given for seed in sampling.seeds]
+    assert len({*seeds}) == len(seeds) == 18
+    services.generate = lambda *args, **options: seeds.append(options["sampling"].seeds) or [GeneratedText("", 0)]  # type: ignore[method-assign]
+    FreeGeneration().predict(model, rows[1:], TEXTS[1:], replace(context, settings=replace(context.settings, num_return_sequences=1)), has_targets=False)
+    assert seeds[-1] == (seeds[1],)  # whatever the rest of the batch is
 
 
 def test_generated_texts_without_answers_are_not_scored() -> None:
     services = Services()
     context = context_with(services)
     predictions = FreeGeneration().predict(torch.nn.Identity(), [{}, {}], TEXTS, context, has_targets=False)
-    assert predictions == [{"prediction": "text 0"}, {"prediction": "text 1"}]
+    assert [each["prediction"] for each in predictions] == ["text 0", "text 1"]
     assert services.scored == 0
 
 
@@ -183,8 +206,8 @@ def test_generated_texts_end_before_the_first_text_of_stop(kind: ModelKind, mode
     base = load_base(make(kind, f"model.name={model}", "task.name=colour_text"))
     context = base.objective.for_evaluation(torch.device("cpu"))
     rows = base.objective.tokenize(TEXTS, training=False)
-    whole = context.generate(base.model.eval(), rows, max_new_tokens=12)
+    whole = [each["prediction"] for each in context.generate(base.model.eval(), rows, max_new_tokens=12)]
     stop = tuple(text.split()[-1] for text in whole)
     stopping = replace(context, settings=replace(context.settings, stop=stop))
     for text, short in zip(whole, stopping.generate(base.model, rows, max_new_tokens=12), strict=True):
-        assert short == text[: min(text.index(each) for each in stop if each in text)].strip()
+        assert short["prediction"] == text[: min(text.index(each) for each in stop if each in text)].strip()

@@ -22,6 +22,8 @@ PROTOCOL = (
     *("schedule", "warmup_ratio", "max_grad_norm", "head_learning_rate", "gradient_checkpointing", "early_stopping"),
 )
 """Keys of ``[train]`` that must be the same for all methods; the learning rate is not among them."""
+SAMPLING: Mapping[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "num_return_sequences": 1}
+"""Keys of ``[evaluate]`` about sampled texts, with their defaults."""
 OPTIMIZER = ("optimizer", "optimizer_options", "weight_decay")
 """Keys of ``[train]`` that may belong to a method, such as LoRA-FA's optimizer. Differences are only noted."""
 
@@ -130,7 +132,9 @@ def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
-        "evaluate.stop": evaluate.get("stop") or None,  # which runs recorded before it lack
+        # Runs recorded before these keys lack them.
+        "evaluate.stop": evaluate.get("stop") or None,
+        **{f"evaluate.{key}": evaluate.get(key, default) for key, default in SAMPLING.items()},
         "evaluate.full_splits": _reported_on_whole_splits(run),
         "metric": run.recipe.get("metric"),
         "selection_metric": run.summary["selection_metric"],

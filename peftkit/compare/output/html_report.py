@@ -156,6 +156,7 @@ def _method(
     remarks = [] if row.trainable_parameters is None else [f"{row.trainable_parameters:,.0f} trainable parameters."]
     if row.trials is not None:
         remarks.append(f"Settings: the best on dev of {row.trials} trials, which took {row.tuning_gmacs:,.4g} GMACs.")
+    remarks += [f"{name[0].upper()}{name[1:]}: {value:.4f}." for name, value in row.beside.items()]
     remarks += [
         f"{text[0].upper()}{text[1:]}." for keyword, text in row.notes.items() if keyword not in ("imported", "pooled")
     ]

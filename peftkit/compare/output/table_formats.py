@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -110,6 +111,7 @@ def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
         "score": lambda row: f"{row.score:.4f}",
         "95 % interval": _interval,
         "P(best)": lambda row: "" if row.best is None else format_percent(row.best),
+        **{name: partial(_beside, name) for name in dict.fromkeys(n for line in comparison.lines for n in line.beside)},
         f"cost ({comparison.by})": _cost,
     }
     if wide:
@@ -145,6 +147,10 @@ def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
     rows.sort(key=lambda scored: -scored[0])
     kept = [name for name in columns if any(cells.get(name) for _, cells in rows)]
     return [tuple(kept), *(tuple(cells.get(name, "") for name in kept) for _, cells in rows)]
+
+
+def _beside(name: str, row: MethodRow) -> str:
+    return _format_number(row.beside.get(name), 1, ".4f", "")
 
 
 def _interval(row: MethodRow) -> str:
@@ -276,6 +282,7 @@ def flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             intervals: Mapping[float, tuple[float, float] | None] = record.pop("cost_to_share_interval")
             for index, end in enumerate(("low", "high")):
                 record[f"cost_to_share_{end}"] = {share: each and each[index] for share, each in intervals.items()}
+            record |= {name.replace(" ", "_"): value for name, value in record.pop("beside").items()}
             record |= {f"set_{name}": score for name, score in record.pop("sets").items()}
             for key in ("cost_to_share", "cost_to_share_low", "cost_to_share_high", "never", "reach_probability"):
                 by_share: Mapping[float, Any] = record.pop(key)

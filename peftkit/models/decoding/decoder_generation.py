@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftkit.components.types import RowSampling
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.sampling import make_processors
 from peftkit.models.token_losses import tolerance
 
 
@@ -27,6 +29,7 @@ class PromptContinuation:
         pad_id: the id to pad prompts with.
         stop_ids: the ids that end a text.
         max_length: the largest length to pad prompts to, since generated tokens need positions; None if unlimited.
+        sampling: how texts are sampled; None for the most likely tokens.
     """
 
     model: nn.Module
@@ -34,6 +37,7 @@ class PromptContinuation:
     pad_id: int
     stop_ids: tuple[int, ...]
     max_length: int | None
+    sampling: RowSampling | None = None
 
     def generate(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> list[list[int]]:
         """Generate ids for each prompt; those after a stop id have no meaning.
@@ -45,11 +49,11 @@ class PromptContinuation:
         differs = partial(self._differs_when_padded, prompts, options)
         if ignores_padding(self.model, differs, passes="generation"):
             if not can_divide(self.model, options):
-                return self._generate_batch(prompts, options).tolist()  # type: ignore[no-any-return]
+                return self._continue(prompts, range(len(prompts)), [[] for _ in prompts], options, early=False)
             return search(partial(self._continue, prompts), len(prompts), self.stop_ids, options)
         generated: list[list[int]] = [[] for _ in prompts]
         for indices in group_equal_lengths(prompts):
-            ids = self._generate_batch([prompts[i] for i in indices], options).tolist()
+            ids = self._continue(prompts, indices, [[] for _ in indices], options, early=False)
             for i, each in zip(indices, ids, strict=True):
                 generated[i] = each
         return generated
@@ -67,6 +71,8 @@ class PromptContinuation:
         if early:
             start = max(map(len, texts))
             options = {**options, "stopping_criteria": [ManyEnded(self.stop_ids, start, options["max_new_tokens"])]}
+        if self.sampling is not None:
+            options = {**options, "logits_processor": make_processors(self.sampling, indices, len(so_far[0]))}
         return self._generate_batch(texts, options).tolist()  # type: ignore[no-any-return]
 
     def _generate_batch(self, prompts: Sequence[list[int]], options: Mapping[str, Any]) -> Any:

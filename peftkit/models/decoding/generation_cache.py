@@ -62,6 +62,7 @@ def _find_difference(model: nn.Module, continued: str, inputs: Mapping[str, Any]
     number = min(STEPS, inputs["max_new_tokens"])
     one |= {"max_new_tokens": number, "min_new_tokens": number, "num_beams": 1}  # logits are read before processors
     one |= {"output_logits": True, "return_dict_in_generate": True, "stopping_criteria": None, **options}
+    one["logits_processor"] = None  # samples need a seed for each row
     try:
         generated = model.generate(**one)  # type: ignore[operator]
         texts = {key: one[key] for key in ("input_ids", "attention_mask")}

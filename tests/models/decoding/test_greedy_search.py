@@ -24,7 +24,7 @@ def test_rows_that_have_ended_leave_the_batch(name: str, method: str, monkeypatc
     rows = family.tokenize_completions([Example(source, "no") for source in SOURCES], ranked=False)
     ids: list[list[int]] = []
     for module in (causal_lm, seq2seq_lm):
-        monkeypatch.setattr(module, "decode_generated", lambda _, generated, __: ids.append(generated) or "")
+        monkeypatch.setattr(module, "read_generated", lambda _, generated, __: ids.append(generated) or "")
     monkeypatch.setattr(greedy_search, "PASS_TOKENS", 0)
     options = {"max_new_tokens": 5 * MIN_STEPS, "num_beams": 1}
     with torch.inference_mode():

@@ -1,0 +1,44 @@
+"""Checks that metrics agree with each other, and that texts are sampled where some are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peftkit.components import Metric, ModelKind
+from peftkit.errors import comma_separated
+from peftkit.recipe.partial_recipe import listed
+from peftkit.recipe.recipe import Recipe
+from peftkit.recipe.toml_lines import KeyPath
+
+
+def companion_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Find metrics that need another one with other options than it has.
+
+    Args:
+        recipe: The recipe.
+
+    Yields:
+        The path of a key, and what is wrong with it.
+    """
+    metrics = [(index, each) for index, each in listed(recipe, "metric") if isinstance(each, Metric)]
+    for index, metric in metrics:
+        for companion in metric.companions():
+            if any(each.name == companion.name and each != companion for _, each in metrics):
+                text = f"{metric.name!r} is shown with {companion.name!r}, which this recipe computes with other options"
+                yield ("metric", index, "name"), f"{text}; give these metrics the same options"
+
+
+def sampling_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[tuple[KeyPath, str]]:
+    """Find out whether texts would be sampled though none are generated.
+
+    Args:
+        recipe: The recipe.
+        model: The kind of model; None if it is not known yet.
+
+    Yields:
+        The path of a key, and what is wrong with it.
+    """
+    fitting = recipe.objectives_for(model) if recipe.evaluate.temperature else ()
+    if fitting and not any(each.generates for each in fitting):
+        names = comma_separated(sorted(each.model_fields["name"].default for each in fitting))
+        yield ("evaluate", "temperature"), f"has no effect, because {names} generates no text; remove it"

@@ -1,0 +1,1 @@
+"""Parts of the tables of a recipe that have a module of their own."""
