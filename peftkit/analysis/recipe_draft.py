@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftkit.analysis.task_candidates import TaskCandidate, describe_candidate, families_for, toml_value
 from peftkit.components import Method, ModelKind, RunSpec, TaskKind
-from peftkit.components.types import TaskMatch
-from peftkit.errors import InputError
 from peftkit.plugins import Registry
+from peftkit.recipe import Recipe
 from peftkit.recipe.resolve import BUILT_IN_MODELS, model_config, model_kind
 
 METHODS = ("lora", "full", "ia3", "prefix_tuning", "bitfit", "head_only", "prompt_tuning")
 """The methods that a first comparison would try, the most useful first; those that the model supports are used."""
+MOST_OTHERS = 4
+"""How many other readings of the data a recipe's comment names."""
 NUM_METHODS = 4
 """How many methods the sweep compares."""
 ROUNDED_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 """The limits of lengths that are proposed."""
-
-
-@dataclass(frozen=True)
-class TaskCandidate:
-    """A task that can use the data.
-
-    Attributes:
-        name: The task's name.
-        kind: The kind of task.
-        match: How it can use them.
-    """
-
-    name: str
-    kind: TaskKind
-    match: TaskMatch
 
 
 @dataclass(frozen=True)
@@ -52,37 +37,6 @@ class Draft:
     recipe: str
     sweep: str
     methods: tuple[str, ...]
-
-
-def find_candidates(path: str, registry: Registry) -> list[TaskCandidate]:
-    """Ask every installed task whether it can use a user's data.
-
-    Args:
-        path: A file, a folder, or the id of a hub dataset.
-        registry: The installed components.
-
-    Returns:
-        The tasks that can, the best first; a task may occur several times, with other columns.
-
-    Raises:
-        InputError: There are no such data, or no task can use them.
-    """
-    candidates: list[TaskCandidate] = []
-    problems: list[InputError] = []
-    for name, entry in registry.all("task").items():
-        task: Any = entry.component
-        try:
-            candidates += [TaskCandidate(name, task.kind, match) for match in task.recognize(path)]
-        except InputError as error:  # another task may read such files
-            problems.append(error)
-    if not candidates and problems:
-        raise problems[0]
-    if not candidates:
-        raise InputError(
-            f"no task recognizes the columns of {path!r}; write a recipe by hand (docs/tasks.md lists the columns of "
-            "each task), or rename the columns"
-        )
-    return sorted(candidates, key=lambda candidate: (-candidate.match.score, candidate.name))
 
 
 def sensible_methods(model: str, task_kind: TaskKind, registry: Registry, number: int = NUM_METHODS) -> list[str]:
@@ -113,58 +67,24 @@ def model_for(task_kind: TaskKind, registry: Registry) -> str:
         task_kind: The kind of task.
         registry: The installed components.
     """
-    objectives: list[Any] = [entry.component for entry in registry.all("objective").values()]
-    supported = {family for each in objectives if each.task_kind == task_kind for family in each.families}
+    supported = families_for(task_kind, registry)
     return next((name for name in BUILT_IN_MODELS if model_kind(model_config(name)) in supported), BUILT_IN_MODELS[0])
 
 
-def complete_candidate(candidate: TaskCandidate, registry: Registry) -> TaskCandidate:
-    """Return a candidate with the options that skip invalid rows, if the data have some.
+def suggest_objective(recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    """Return the options that a recipe's objective needs for its model, with comments and the objective's name.
 
     Args:
-        candidate: The task and its options.
-        registry: The installed components.
+        recipe: The recipe, whose tokenizer is loaded.
 
-    Raises:
-        InputError: Too many rows are invalid.
+    Returns:
+        The options; empty if it needs none.
     """
-    task: Any = registry.all("task")[candidate.name].component.model_validate(dict(candidate.match.options))
-    options, notes = task.options_for_bad_rows()
-    match = candidate.match
-    if not options:
-        return candidate
-    return replace(
-        candidate, match=replace(match, options={**match.options, **options}, notes={**match.notes, **notes})
-    )
+    from peftkit.models.load_base_model import load_objective  # imports transformers
 
-
-def with_options(candidate: TaskCandidate, options: Mapping[str, Any], notes: Mapping[str, str]) -> TaskCandidate:
-    """Return a candidate with further options.
-
-    Args:
-        candidate: The task and its options.
-        options: The further options.
-        notes: Comments on them.
-    """
-    match = candidate.match
-    return replace(
-        candidate, match=replace(match, options={**match.options, **options}, notes={**match.notes, **notes})
-    )
-
-
-def describe_skipped_rows(preview: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the options that skip as many rows as a preview did, and a comment with their number.
-
-    Args:
-        preview: The preview of a task that skips invalid rows.
-    """
-    skipped, splits = preview["skipped"], preview["splits"]
-    counts = Counter(row["split"] for row in skipped)
-    share = max(counts[name] / (counts[name] + split["rows"]) for name, split in splits.items())
-    first = skipped[0]
-    where = f"{first['file']}, row {first['row']}: {first['reason']}"
-    note = f"{len(skipped):,} rows are invalid with this model; the first: {where}"
-    return {"on_bad_row": "skip", "max_bad": f"{math.ceil(100 * share)}%"}, {"on_bad_row": " ".join(note.split())}
+    _, objective = load_objective(recipe)
+    options = objective.component.suggest_options(objective.context)
+    return {"name": (objective.component.name, "peftkit list objectives"), **options} if options else {}
 
 
 def round_length(tokens: int) -> int:
@@ -182,6 +102,9 @@ def draft_recipe(
     candidate: TaskCandidate,
     methods: Sequence[str],
     *,
+    objective: Mapping[str, tuple[Any, str]] | None = None,
+    others: Sequence[TaskCandidate] = (),
+    folder: Path = Path(),
     max_source_length: int | None = None,
     max_target_length: int | None = None,
     schema: str = "",
@@ -193,6 +116,9 @@ def draft_recipe(
         model: The model's name or folder.
         candidate: The task and its options.
         methods: The methods to compare; the recipe has the first.
+        objective: Options of the objective and comments on them, its name included; None for those of the task.
+        others: Other ways to read the data, which a comment names.
+        folder: The folder that both are written to, for the commands in comments.
         max_source_length: The limit of sources in tokens; None for the default.
         max_target_length: The limit of targets in tokens; None for the default.
         schema: The path of the JSON Schema, relative to the recipe; empty for none.
@@ -202,28 +128,32 @@ def draft_recipe(
         for key, value in (("max_source_length", max_source_length), ("max_target_length", max_target_length))
         if value is not None
     ]
-    objective = candidate.match.objective
+    if objective is None:
+        name_note = "peftkit list objectives"
+        objective = {"name": (candidate.match.objective, name_note)} if candidate.match.objective else {}
+    path, sweep_path = folder / f"{name}.toml", folder / f"{name}_sweep.toml"
     recipe = "\n".join(
         [
             *([f"#:schema {schema}"] if schema else []),
-            f"# {candidate.name}: {candidate.match.reason}.",
-            f"# Check it:  peftkit check {name}.toml",
-            f"# See rows as the model reads them:  peftkit task preview {name}.toml",
+            f"# {candidate.name}: {_comment(candidate.match.reason)}.",
+            *_describe_others(others),
+            f"# Check it:  {command('check', path)}",
+            f"# See rows as the model reads them:  {command('task', 'preview', path)}",
             "",
             "[run]",
-            f"name = {_toml(name)}",
+            f"name = {toml_value(name)}",
             "",
             "[model]",
-            f"name = {_toml(model)}  # a name on the Hugging Face hub, or a local folder",
+            f"name = {toml_value(model)}  # a name on the Hugging Face hub, or a local folder",
             'dtype = "float32"',
             "",
             "[task]",
-            f"name = {_toml(candidate.name)}",
+            f"name = {toml_value(candidate.name)}",
             *[_option(key, value, candidate.match.notes) for key, value in candidate.match.options.items()],
             "",
-            *(["[objective]", f"name = {_toml(objective)}  # peftkit list objectives", ""] if objective else []),
+            *(["[objective]", *_objective_lines(objective), ""] if objective else []),
             "[method]",
-            f"name = {_toml(methods[0])}  # peftkit list methods",
+            f"name = {toml_value(methods[0])}  # peftkit list methods",
             "",
             "[train]",
             "batch_size = 16",
@@ -245,9 +175,9 @@ def draft_recipe(
         [
             f"# Compares {len(methods)} methods at equal work on {name}.toml: each is tuned by the same number of",
             "# trials on dev, and then trained with each seed.",
-            f"# See what it takes:  peftkit sweep plan {name}_sweep.toml",
-            f"name = {_toml(name + '-sweep')}",
-            f"recipe = {_toml(name + '.toml')}",
+            f"# See what it takes:  {command('sweep', 'plan', sweep_path)}",
+            f"name = {toml_value(name + '-sweep')}",
+            f"recipe = {toml_value(name + '.toml')}",
             "",
             "[set]",
             'train.checkpoint.every = "off"',
@@ -255,7 +185,7 @@ def draft_recipe(
             "[axes]",
             "seed = [1, 2, 3]",
             "",
-            *[line for method in methods for line in ("[[axes.method]]", f"name = {_toml(method)}", "")],
+            *[line for method in methods for line in ("[[axes.method]]", f"name = {toml_value(method)}", "")],
             "[tune]",
             "trials = 5",
             "",
@@ -265,6 +195,15 @@ def draft_recipe(
         ]
     )
     return Draft(recipe, sweep, tuple(methods))
+
+
+def command(*words: str | Path) -> str:
+    """Return a command of the program as it is typed in a shell.
+
+    Args:
+        *words: The arguments.
+    """
+    return shlex.join(["peftkit", *map(str, words)])
 
 
 def default_name(path: str) -> str:
@@ -278,13 +217,28 @@ def default_name(path: str) -> str:
     return cleaned.strip("_-")[:40] or "task"
 
 
+def _describe_others(others: Sequence[TaskCandidate]) -> list[str]:
+    """Returns lines of comments on other ways to read the data."""
+    lines = [f"#   {_comment(f'{describe_candidate(each)}: {each.match.reason}')}" for each in others[:MOST_OTHERS]]
+    return ["# The data can also be read as:", *lines] if lines else []
+
+
+def _objective_lines(options: Mapping[str, tuple[Any, str]]) -> list[str]:
+    """Returns the lines of the objective's table; texts of several lines stay as they are, with the comment above."""
+    lines = []
+    for key, (value, note) in options.items():
+        if isinstance(value, str) and "\n" in value and "'''" not in value:
+            lines += [f"# {_comment(note)}", f"{key} = '''\n{value}'''"]
+        else:
+            lines.append(_option(key, value, {key: note}))
+    return lines
+
+
+def _comment(text: str) -> str:
+    """Returns a text on one line, without characters that TOML does not allow in comments."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
 def _option(key: str, value: Any, notes: Mapping[str, str]) -> str:
-    note = f"  # {notes[key]}" if key in notes else ""
-    return f"{key} = {_toml(value)}{note}"
-
-
-def _toml(value: Any) -> str:
-    """Write a value as TOML: JSON is TOML for texts, numbers and lists of them."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
+    note = f"  # {_comment(notes[key])}" if key in notes else ""
+    return f"{key} = {toml_value(value)}{note}"

@@ -81,6 +81,17 @@ class Objective(Component):
         """
         return {}
 
+    def suggest_options(self, context: ObjectiveContext) -> Mapping[str, tuple[Any, str]]:
+        """Return options that a first recipe needs for a task and a model, for ``peftkit init``; by default none.
+
+        Args:
+            context: The context.
+
+        Returns:
+            The values by option, each with a comment on it.
+        """
+        return {}
+
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
         """Describe what users of an exported model must know about its outputs; empty if there is nothing.
 

@@ -13,13 +13,37 @@ from peftkit.components import Example, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import ChatTemplate
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import GENERATION_TAG, Row, TrainOn
+from peftkit.errors import InputError
 from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
 
 if TYPE_CHECKING:
     from torch import nn
 
+PLAIN_TEMPLATE = """\
+{{- 'tools: ' + (tools | tojson) + '\\n' if tools }}
+{%- for message in messages %}
+{{- message.role }}: {{ message.content or '' }}
+{{- message.tool_calls | tojson if message.tool_calls }}
+{{- eos_token if message.role == 'assistant' }}{{ '\\n' }}
+{%- endfor %}
+{{- 'assistant:' if add_generation_prompt }}"""
+"""A template for tokenizers without one; it needs no special token beside the end of text."""
+WORDS_TEMPLATE = """\
+{%- for message in messages %}
+{{- message.role }}: {{ message.content }}{{ eos_token if message.role == 'assistant' else ' ' }}
+{%- endfor %}
+{{- 'assistant:' if add_generation_prompt }}"""
+"""The same for tokenizers without line breaks and brackets, hence without tools."""
 TEMPLATE_FILE = "chat_template.jinja"
 """The file that tokenizers of transformers read their chat template from."""
+
+
+def _fits(template: str, context: ObjectiveContext) -> bool:
+    """Return whether the tokenizer has tokens for what a template writes."""
+    try:
+        return bool(context.family.load_chat_template(template, {}).stop_ids)
+    except InputError:
+        return False
 
 
 def _check_syntax(template: str) -> None:
@@ -81,6 +105,14 @@ class ChatCompletion(Objective):
     @classmethod
     def _read_template(cls, template: str) -> str:
         return read_template(template)
+
+    def suggest_options(self, context: ObjectiveContext) -> Mapping[str, tuple[Any, str]]:
+        """Suggest a template if the tokenizer has none."""
+        if self.chat_template or getattr(context.tokenizer, "chat_template", None):
+            return {}
+        note = "the tokenizer has none, as those of base models; a chat model of the same tokenizer has a better one"
+        template = WORDS_TEMPLATE if _fits(WORDS_TEMPLATE, context) > _fits(PLAIN_TEMPLATE, context) else PLAIN_TEMPLATE
+        return {"chat_template": (template, note)}
 
     def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
         """Describe the template, if it is not that of the tokenizer."""

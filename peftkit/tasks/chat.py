@@ -66,7 +66,8 @@ class Chat(DatasetTask):
                 return
         for prompt, completion in (("prompt", "completion"), ("instruction", "output")):
             if prompt in sample.columns and completion in sample.columns and sample.columns[completion].is_complete:
-                yield TaskMatch(0.55, {}, f"{prompt!r} and {completion!r} are a question and its answer")
+                score = 0.55 if prompt == "prompt" else 0.7  # a task and its solution, mostly of a chat model
+                yield TaskMatch(score, {}, f"{prompt!r} and {completion!r} are a question and its answer")
                 return
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import re
+
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "topic", "intent", "target", "stance")
 """Names of columns with labels."""
 LABEL_LIST_NAMES = ("tags", "topics", "genres", "categories", "classes", "emotions", "aspects")
 """Names of columns with lists of labels, beside those of one label."""
 MESSAGES_NAMES = ("messages", "conversations", "conversation")
 """Names of columns with the messages of a conversation."""
-NUMBER_NAMES = ("score", "similarity", "similarity_score", "rating", "stars", "value", "label", "target", "labels")
-"""Names of columns with a number to predict."""
+NUMBER_NAMES = ("score", "similarity", "rating", "stars", "value", "target", "scores", "ratings", "star", "grade")
+"""Names of columns with a number to predict, beside those of a label."""
+SIMILARITY_NAMES = ("similarity", "similarity_score", "score", "relatedness", "relatedness_score")
+"""Names of columns with the similarity of two texts."""
+QUANTITY_NAMES = (
+    *("price", "cost", "amount", "salary", "count", "counts", "number", "num", "quantity", "votes", "likes", "views"),
+    *(
+        "age",
+        "year",
+        "duration",
+        "length",
+        "percent",
+        "percentage",
+        "rate",
+        "points",
+        "intensity",
+        "valence",
+        "arousal",
+    ),
+    *("dominance", "relatedness", "difficulty", "readability", "complexity", "temperature", "weight", "height"),
+)
+"""Names of columns with a quantity."""
 TEXT_NAMES = ("text", "sentence", "content", "review", "tweet", "comment", "utterance", "body", "message", "document")
 """Names of columns with a text to classify."""
 PAIR_NAMES = (
@@ -18,10 +40,18 @@ PAIR_NAMES = (
     ("sentence_1", "sentence_2"),
     ("question1", "question2"),
     ("text1", "text2"),
+    ("text_1", "text_2"),
     ("text_a", "text_b"),
+    ("sentence_a", "sentence_b"),
+    ("sent1", "sent2"),
     ("question", "sentence"),
 )
 """Names of the two columns of pairs of texts."""
+ANSWERED_PAIR_NAMES = (
+    *(("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("question", "passage")),
+    *(("question", "context"), ("query", "passage"), ("query", "document"), ("query", "title")),
+)
+"""Names of the two columns of pairs of texts beside a third one with the answer."""
 QUESTION_NAMES = ("question", "query", "ctx", "goal", "sentence", "premise", "stem")
 """Names of columns with a question."""
 ANSWER_NAMES = (
@@ -48,6 +78,10 @@ CONTEXT_NAMES = ("context", "passage", "article", "support", "paragraph")
 """Names of columns with a text that a question refers to."""
 SOURCE_NAMES = ("source", "input", "prompt", "question", "document", "article", "dialogue", "instruction", "text")
 """Names of columns with a text to continue or convert."""
+INSTRUCTION_NAMES = ("instruction", "input")
+"""Names of the columns with a task and with a text that it is done for, which may be empty."""
+PREFERENCE_NAMES = ("chosen", "rejected")
+"""Names of the columns of preferences, which tasks of the plugin peftkit-preference read."""
 TARGET_NAMES = ("target", "output", "response", "completion", "summary", "highlights", "answer", "translation", "title")
 """Names of columns with a text to generate."""
 WORDS_NAMES = ("tokens", "words", "sentence", "text")
@@ -62,5 +96,5 @@ ANCHOR_NAMES = ("anchor", "query", "question")
 """Names of columns with a text whose positive is looked for."""
 POSITIVE_NAMES = ("positive", "pos", "positive_passage", "positive_text", "passage", "document")
 """Names of columns with the text that belongs to an anchor."""
-NEGATIVE_PREFIXES = ("negative", "neg_", "hard_negative")
-"""How names of columns with hard negatives start."""
+NEGATIVE_NAME = re.compile(r"(hard[_ -]?)?neg(ative)?s?([_ -]?\d+|[_ -]\w+)?", re.IGNORECASE)
+"""Names of columns with hard negatives."""

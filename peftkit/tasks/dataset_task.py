@@ -18,7 +18,7 @@ from peftkit.tasks.data_check import DEFAULT_MAX_BAD, column_problems, find_data
 from peftkit.tasks.file_task import GLOB, FileTask
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
-from peftkit.tasks.sources.data_sample import DataSample, held_out_options, read_sample
+from peftkit.tasks.sources.data_sample import DataSample, held_out_options, path_option, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 from peftkit.tasks.sources.row_groups import RowGroups
 
@@ -126,7 +126,7 @@ class DatasetTask(FileTask):
         if match := cls.recognize_files(path):
             return [match]
         sample = read_sample(path)
-        options = {"path": path, **sample.file_options}
+        options = {"path": path_option(path), **sample.file_options}
         return [
             replace(match, options={**options, **match.options, **held_out_options(sample.splits)})
             for match in cls.recognize_columns(sample)

@@ -14,7 +14,14 @@ from peftkit.errors import InputError, RowError
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_text, get_value, short_repr
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.sources.data_sample import Column, DataSample, held_out_options, local_files, local_splits
+from peftkit.tasks.sources.data_sample import (
+    Column,
+    DataSample,
+    held_out_options,
+    local_files,
+    local_splits,
+    path_option,
+)
 
 
 class SpanQa(DatasetTask):
@@ -61,7 +68,9 @@ class SpanQa(DatasetTask):
             rows = [row for file in files for row in form.read(file, encoding)]
         except InputError:
             return None
-        options = {"path": path, "file_format": "squad"} | ({"encoding": encoding} if encoding else {})
+        options: dict[str, Any] = {"path": path_option(path), "file_format": "squad"} | (
+            {"encoding": encoding} if encoding else {}
+        )
         held_out = held_out_options(local_splits(path, FileOptions(form=form)))
         empty = sum(not row["answers"] for row in rows)
         reason = f"the file has the form of SQuAD, with {len(rows):,} questions"

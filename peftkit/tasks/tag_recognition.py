@@ -9,7 +9,14 @@ from peftkit.components.types import TaskMatch
 from peftkit.data_files import ConllFormat, FileOptions, file_encoding, guess_conll
 from peftkit.tag_schemes import guess_scheme
 from peftkit.tasks import column_names
-from peftkit.tasks.sources.data_sample import Column, DataSample, held_out_options, local_files, local_splits
+from peftkit.tasks.sources.data_sample import (
+    Column,
+    DataSample,
+    held_out_options,
+    local_files,
+    local_splits,
+    path_option,
+)
 
 MOST_TAGS = 100
 """Largest number of different tags."""
@@ -22,7 +29,7 @@ def recognize_conll(path: str) -> TaskMatch | None:
     guess = guess_conll(files[0]) if files else None
     if guess is None:
         return None
-    options: dict[str, Any] = {"path": path, "file_format": "conll"}
+    options: dict[str, Any] = {"path": path_option(path), "file_format": "conll"}
     if encoding := file_encoding(files[0]):
         options["encoding"] = encoding
     written = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.analysis.recipe_draft import TaskCandidate, default_name, draft_recipe, round_length, sensible_methods
+from peftkit.analysis.recipe_draft import default_name, draft_recipe, round_length, sensible_methods
+from peftkit.analysis.task_candidates import TaskCandidate
 from peftkit.components.types import TaskMatch
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from glob import has_magic, iglob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.atomic_files import write_file
 from peftkit.cli.subcommand import SubCommand
+from peftkit.data_files import disk_file
 from peftkit.errors import InputError
 
 if TYPE_CHECKING:
-    from peftkit.analysis.recipe_draft import Draft, TaskCandidate
+    from peftkit.analysis.recipe_draft import Draft
+    from peftkit.analysis.task_candidates import TaskCandidate
     from peftkit.plugins import Registry
+    from peftkit.recipe import Recipe
 
 MOST_BAD = "20%"
 """Share of rows that the model cannot represent from which the data are not for the model."""
@@ -36,7 +41,11 @@ class InitCommand(SubCommand):
     writes_files = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("data", metavar="DATA", help="A file, a folder with a file per split, or a hub dataset.")
+        parser.add_argument(
+            "data",
+            metavar="DATA",
+            help="A file, a folder with a file per split, a pattern in quotes, or a hub dataset.",
+        )
         parser.add_argument("--model", help="Model on the hub, or a folder. [default: a built-in one for the task]")
         parser.add_argument("--within", metavar="TIME", help="Time for the whole comparison, such as 20min or 2h.")
         parser.add_argument("--name", help="Name of the recipe. [default: the name of DATA]")
@@ -46,33 +55,45 @@ class InitCommand(SubCommand):
         parser.add_argument("-y", "--yes", action="store_true", help="Ask nothing, and take what fits best.")
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.analysis.recipe_draft import complete_candidate, default_name, find_candidates, model_for
+        from peftkit.analysis.recipe_draft import command, default_name, model_for
+        from peftkit.analysis.task_candidates import (
+            complete_candidate,
+            describe_candidate,
+            find_candidates,
+            other_candidates,
+            supported_candidates,
+        )
         from peftkit.recipe.json_schema import recipe_schema
+        from peftkit.sweep.within.duration_text import parse_duration
 
         registry = plugins.load_registry()
-        if args.within is not None:
-            from peftkit.sweep.within.duration_text import parse_duration
-
+        if args.within is not None:  # before anything is read
             parse_duration(args.within)
         folder, name = Path(args.folder), args.name or default_name(args.data)
         paths = [folder / f"{name}.toml", folder / f"{name}_sweep.toml"]
         if existing := next((path for path in paths if path.exists()), None):
             raise InputError(f"{str(existing)!r} already exists; choose another name with --name")
-        candidates = find_candidates(args.data, registry)
+        candidates = find_candidates(_resolve(args.data, folder), registry)
+        if args.model:
+            candidates = supported_candidates(candidates, args.model, registry)
         ask = not args.yes and not args.json and sys.stdin.isatty()
         chosen = _choose_task(candidates) if ask else candidates[0]
+        others = other_candidates(candidates, chosen)
         default = model_for(chosen.kind, registry)
         model = args.model or (_ask("Model", default) if ask else default)
+        [chosen] = supported_candidates([chosen], model, registry)
         within = args.within or (_ask("Time for the comparison, such as 20min; empty for no limit", "") if ask else "")
+        if within:
+            parse_duration(within)
         chosen = complete_candidate(chosen, registry)
-        draft = _draft(name, model, chosen, registry)
+        draft = _Drafting(name, _resolve(model, folder), folder, others, registry).write(chosen)
         _write(folder / SCHEMA_FILE, json.dumps(recipe_schema(registry), indent=2) + "\n")
         for path, text in zip(paths, (draft.recipe, draft.sweep), strict=True):
             _write(path, text)
         _check(paths, registry)
         commands = [
-            shlex.join(["peftkit", "run", str(paths[0])]),
-            shlex.join(["peftkit", "sweep", str(paths[1]), *(["--within", within] if within else [])]),
+            command("run", paths[0]),
+            command("sweep", paths[1], *(["--within", within] if within else [])),
         ]
         if args.json:
             match = chosen.match
@@ -83,6 +104,10 @@ class InitCommand(SubCommand):
                     "options": match.options,
                     "model": model,
                     "methods": draft.methods,
+                    "others": [
+                        {"task": each.name, "reason": each.match.reason, "options": each.match.options}
+                        for each in others
+                    ],
                     "files": [str(path) for path in paths],
                     "commands": commands,
                 }
@@ -91,44 +116,69 @@ class InitCommand(SubCommand):
             print(paths[0])
         else:
             print(f"{args.data}: {chosen.name}, because {chosen.match.reason}")
+            for other in others:
+                print(f"it can also be read as {describe_candidate(other)}, because {other.match.reason}")
             print(f"wrote {paths[0]} and {paths[1]}, which compares {', '.join(draft.methods)}; both are valid. Next:")
             print("\n".join(commands))
         return 0
 
 
-def _draft(name: str, model: str, chosen: TaskCandidate, registry: Registry) -> Draft:
-    """Writes the texts, with limits of lengths that the data need."""
-    from peftkit.analysis.recipe_draft import describe_skipped_rows, draft_recipe, sensible_methods, with_options
+@dataclass(frozen=True)
+class _Drafting:
+    """How the texts for a task are written.
 
-    methods = sensible_methods(model, chosen.kind, registry)
-    if not methods:
-        raise InputError(f"no installed method supports {model!r} with {chosen.name}")
-    first = draft_recipe(name, model, chosen, methods, schema=f"./{SCHEMA_FILE}")
-    try:
-        preview = _preview(first.recipe, registry)
-    except InputError:  # such as a target that the tokenizer does not know
-        if "on_bad_row" in chosen.match.options:
-            raise
-        trial = with_options(chosen, {"on_bad_row": "skip", "max_bad": MOST_BAD}, {})
-        preview = _preview(draft_recipe(name, model, trial, methods).recipe, registry)
-        chosen = with_options(chosen, *describe_skipped_rows(preview))
-    lengths = _limits(preview)
-    return draft_recipe(name, model, chosen, methods, schema=f"./{SCHEMA_FILE}", **lengths)
+    Attributes:
+        name: The name of recipe and sweep.
+        model: The model's name or folder.
+        folder: The folder that both are written to.
+        others: Other ways to read the data.
+        registry: The installed components.
+    """
 
+    name: str
+    model: str
+    folder: Path
+    others: Sequence[TaskCandidate]
+    registry: Registry
 
-def _preview(text: str, registry: Registry) -> dict[str, Any]:
-    """Tokenizes rows of a recipe's task."""
-    import tempfile
+    def write(self, chosen: TaskCandidate) -> Draft:
+        """Write the texts, with what the model needs, and limits of lengths that the data need."""
+        from peftkit.analysis.recipe_draft import draft_recipe, sensible_methods, suggest_objective
+        from peftkit.analysis.task_candidates import describe_skipped_rows, with_options
 
-    from peftkit.recipe import load_recipe
+        methods = sensible_methods(self.model, chosen.kind, self.registry)
+        if not methods:
+            raise InputError(f"no installed method supports {self.model!r} with {chosen.name}")
+        draft = partial(draft_recipe, self.name, self.model, methods=methods)
+        suggested = suggest_objective(self._load(draft(chosen).recipe))
+        draft = partial(draft, objective=suggested or None)
+        try:
+            preview = self._preview(draft(chosen).recipe)
+        except InputError:  # such as a target that the tokenizer does not know
+            if "on_bad_row" in chosen.match.options:
+                raise
+            trial = with_options(chosen, {"on_bad_row": "skip", "max_bad": MOST_BAD}, {})
+            preview = self._preview(draft(trial).recipe)
+            chosen = with_options(chosen, *describe_skipped_rows(preview))
+        texts = {"schema": f"./{SCHEMA_FILE}", "others": self.others, "folder": self.folder}
+        return draft(chosen, **texts, **_limits(preview))
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.toml"
-        path.write_text(text, encoding="utf-8")
-        recipe = load_recipe(path, registry, ())
-    from peftkit.analysis.task_preview import preview_task  # imports transformers
+    def _load(self, text: str) -> Recipe:
+        """Validates the text of a recipe."""
+        import tempfile
 
-    return preview_task(recipe, "train", 1, reports=False)
+        from peftkit.recipe import load_recipe
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.toml"
+            path.write_text(text, encoding="utf-8")
+            return load_recipe(path, self.registry, ())
+
+    def _preview(self, text: str) -> dict[str, Any]:
+        """Tokenizes rows of a recipe's task."""
+        from peftkit.analysis.task_preview import preview_task  # imports transformers
+
+        return preview_task(self._load(text), "train", 1, reports=False)
 
 
 def _limits(preview: Mapping[str, Any]) -> dict[str, int]:
@@ -153,15 +203,25 @@ def _check(paths: Sequence[Path], registry: Registry) -> None:
 
 
 def _choose_task(candidates: Sequence[TaskCandidate]) -> TaskCandidate:
-    """Asks which of the tasks is meant."""
+    """Asks which of the tasks is meant, if several fit about equally well."""
+    from peftkit.analysis.task_candidates import describe_candidate, doubtful_candidates
+
+    candidates = doubtful_candidates(candidates)
     if len(candidates) == 1:
         return candidates[0]
     for number, candidate in enumerate(candidates, 1):
-        print(f"  {number}. {candidate.name}: {candidate.match.reason}", file=sys.stderr)
+        print(f"  {number}. {describe_candidate(candidate)}: {candidate.match.reason}", file=sys.stderr)
     answer = _ask("What should the model learn?", "1")
     if not answer.isdigit() or not 1 <= int(answer) <= len(candidates):
         raise InputError(f"{answer!r} is not a number from 1 to {len(candidates)}")
     return candidates[int(answer) - 1]
+
+
+def _resolve(path: str, folder: Path) -> str:
+    """Returns the absolute path of local data or of a local model for recipes in another folder."""
+    is_here = folder.resolve() == Path.cwd()
+    is_local = disk_file(path).exists() or (has_magic(path) and any(iglob(path, recursive=True)))
+    return str(Path(path).absolute()) if is_local and not is_here else path
 
 
 def _ask(question: str, default: str) -> str:

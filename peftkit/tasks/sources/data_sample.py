@@ -1,10 +1,11 @@
-"""The first rows of a user's data, by column, from which tasks recognize data that they can use."""
+"""Rows of a user's data, by column, from which tasks recognize data that they can use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from peftkit.tasks.sources.split_loading import load_valid_splits
 MOST_INCOMPLETE = 0.2
 """Largest share of rows without a value in a column that a task may use; such rows are skipped."""
 SAMPLED_ROWS = 2000
-"""Number of rows of each file that are looked at."""
+"""Number of rows that are looked at."""
+ROWS_PER_FILE = 200_000
+"""Number of rows of each local file over which they are evenly spaced, since files may be sorted by label."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Column:
         return bool(self.values) and all(isinstance(value, str) for value in self.values)
 
     @cached_property
+    def is_varied_text(self) -> bool:
+        """Whether the values are texts, and not all the same."""
+        return self.is_text and self.distinct > 1
+
+    @cached_property
     def is_text_list(self) -> bool:
         """Whether all values are lists of texts, and some are not empty."""
         lists = self.is_list and all(isinstance(each, str) for value in self.values for each in value)
@@ -81,6 +89,11 @@ class Column:
         return bool(self.values) and all(map(_is_number, self.values))
 
     @cached_property
+    def numbers(self) -> Sequence[float]:
+        """The values of a column of numbers."""
+        return [float(value) for value in self.values]
+
+    @cached_property
     def distinct(self) -> int:
         """The number of different values; of lists, of different elements."""
         if self.is_list:
@@ -95,7 +108,7 @@ class Column:
 
 @dataclass(frozen=True)
 class DataSample:
-    """The first rows of the training split, and which splits there are.
+    """Some rows of the training split, and which splits there are.
 
     Attributes:
         columns: The columns by name.
@@ -135,7 +148,7 @@ class DataSample:
 
 
 def read_sample(path: str) -> DataSample:
-    """Read the first rows of a file, a folder or a hub dataset; cached until its files change.
+    """Read some rows of a file, a folder or a hub dataset; cached until its files change.
 
     Args:
         path: The path, as in a recipe.
@@ -144,12 +157,12 @@ def read_sample(path: str) -> DataSample:
         InputError: There are no such data, or they cannot be read.
     """
     name = normalize_member(path)
-    source = DataSource(path=name, rows_per_file=SAMPLED_ROWS)
+    source = DataSource(path=_source_path(path), rows_per_file=ROWS_PER_FILE)
     if not is_local(source):
         source = DataSource(path=name, sample=SAMPLED_ROWS, streaming=True)
         return _read_sample(source, stamp(source))
     file = disk_file(name)
-    if not file.exists():
+    if isinstance(source.path, str) and not file.exists():
         siblings = [each.name for each in file.parent.iterdir()] if file.parent.is_dir() else []
         raise InputError(f"there is no file or folder {str(file)!r}{similar_file(file.name, siblings)}")
     if file.is_file() and not is_archive(name) and file_format(Path(name)) is None:
@@ -157,7 +170,27 @@ def read_sample(path: str) -> DataSample:
     files = [each for _, names in files_of(source) for each in names]
     if files and not Path(files[0]).is_dir():
         source = replace(source, options=guess_options(files[0]))
-    return _read_sample(source, stamp(source))
+    return replace(_read_sample(source, stamp(source)), path=path)
+
+
+def path_option(path: str) -> str | dict[str, str]:
+    """Return a path as a recipe names it: a pattern, such as ``reviews/*.csv``, as a table.
+
+    Args:
+        path: The path of the data, or a pattern.
+    """
+    return {"glob": path} if matching_files(path) else path
+
+
+def matching_files(path: str) -> tuple[str, ...]:
+    """Return the files that a pattern matches, sorted; empty if it is the path of a file or folder.
+
+    Args:
+        path: The path of the data, or a pattern.
+    """
+    if not has_magic(path) or disk_file(normalize_member(path)).exists():
+        return ()
+    return tuple(sorted(name for name in glob(path, recursive=True) if Path(name).is_file()))
 
 
 def local_splits(path: str, options: FileOptions = DEFAULT_OPTIONS) -> frozenset[str]:
@@ -182,9 +215,14 @@ def local_files(path: str, options: FileOptions = DEFAULT_OPTIONS) -> list[str]:
     return [name for _, names in splits for name in names if not Path(name).is_dir()]
 
 
+def _source_path(path: str) -> str | Files:
+    files = matching_files(path)
+    return (("train", files),) if files else normalize_member(path)
+
+
 def _files_on_disk(path: str, options: FileOptions) -> Files:
-    name = normalize_member(path)
-    if not disk_file(name).exists():
+    name = _source_path(path)
+    if isinstance(name, str) and not disk_file(name).exists():
         return ()
     try:
         return files_of(DataSource(path=name, options=options))
@@ -213,7 +251,7 @@ def _read_sample(source: DataSource, key: tuple[Any, ...]) -> DataSample:
     if "train" not in loaded.splits:
         raise loaded.problems[0] if loaded.problems else InputError(f"{source.path!r} has no training rows")
     rows: Any = loaded.splits["train"]
-    head = list(islice(rows, SAMPLED_ROWS))
+    head = _evenly_spaced(rows)
     values: dict[str, list[Any]] = {}
     for row in head:
         for name, value in _flatten(row):
@@ -229,7 +267,15 @@ def _read_sample(source: DataSource, key: tuple[Any, ...]) -> DataSample:
     train = files.get(loaded.origins["train"], ())
     form = file_format(Path(train[0])) if train else None
     options = {option: value for option in FileOptions.FORMATS if (value := getattr(source.options, option))}
-    return DataSample(columns, splits, len(head), options, form, str(source.path))
+    return DataSample(columns, splits, len(head), options, form)
+
+
+def _evenly_spaced(rows: Any) -> list[Mapping[str, Any]]:
+    """Returns rows of all parts of a split; the first ones of a stream."""
+    if not hasattr(rows, "__len__") or len(rows) <= SAMPLED_ROWS:
+        return list(islice(rows, SAMPLED_ROWS))
+    step = len(rows) / SAMPLED_ROWS
+    return list(rows.select([int(number * step) for number in range(SAMPLED_ROWS)]))
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError, RowError, comma_separated, did_you_mean
-from peftkit.tasks import column_names
+from peftkit.tasks.columns import short_repr
 from peftkit.tasks.data_check import ROWS_PER_FILE
 from peftkit.tasks.labels import (
     LabelNames,
@@ -26,7 +26,8 @@ from peftkit.tasks.labels import (
     read_label,
     train_feature_names,
 )
-from peftkit.tasks.sources.data_sample import Column, DataSample
+from peftkit.tasks.sources.answer_columns import answer_columns, constant_answer, is_rare, unlabeled_value
+from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.split_loading import load_valid_splits
 from peftkit.tasks.text_tasks.text_task import TextTask
 
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 log = logging.getLogger(__name__)
-MAX_LABELS = 300
-"""A column with more different values is not recognized as one of labels."""
-MAX_WORDS = 4
-"""A column with longer texts on average is not recognized as one of labels."""
-ROWS_PER_LABEL = 4
-"""A column with fewer rows for each value is not recognized as one of labels."""
 
 
 class TextClassification(TextTask):
@@ -88,19 +83,30 @@ class TextClassification(TextTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        most = min(MAX_LABELS, max(2, sample.num_rows // ROWS_PER_LABEL))
-        for column in sample.columns.values():
-            named = column.name.lower() in column_names.LABEL_NAMES
-            short = column.is_scalar and column.is_complete and (named or column.mean_words <= MAX_WORDS)
-            texts = cls.recognize_texts(sample, column.name)
-            if not short or not 2 <= column.distinct <= most or not texts:
+        """Recognizes columns with few different values; of several, each."""
+        answers = [answer for answer in answer_columns(sample) if answer.as_labels]
+        for answer in answers:
+            texts = cls.recognize_texts(sample, answer.name)
+            if not texts:
                 continue
-            options: dict[str, Any] = {**texts, "label_column": column.name}
-            reason = f"{column.name!r} has {column.distinct} different values in {sample.num_rows:,} rows"
-            if unlabeled := _unlabeled(column):
-                options["ignore_labels"] = [unlabeled]
-                reason += f", of which {unlabeled!r} marks rows without a label"
-            yield TaskMatch(0.8 if named else 0.5 - column.distinct / 1000, options, reason)
+            options: dict[str, Any] = {**texts, "label_column": answer.name}
+            reason, score = answer.describe_labels(), answer.as_labels
+            unlabeled, may_be_label = unlabeled_value(answer.column)
+            if unlabeled is not None:
+                ignored = f"{reason}, of which {unlabeled!r} marks rows without a label"
+                rare = is_rare(answer.column, unlabeled)
+                less = 0.1 if may_be_label and not rare else 0.0
+                yield TaskMatch(score - less, {**options, "ignore_labels": [unlabeled]}, ignored)
+                if not may_be_label:
+                    continue
+                score, reason = score - (0.1 if rare else 0.0), f"{reason}, of which {unlabeled!r} is a label"
+            yield TaskMatch(score, options, reason)
+        if not answers and (constant := constant_answer(sample)):
+            value = short_repr(constant.values[0])
+            raise InputError(
+                f"{constant.name!r} has the value {value} in all rows that were read, so there is nothing to classify; "
+                "add rows with other labels, or leave the column out"
+            )
 
     def _verbaliser_error(self, names: Sequence[str]) -> str | None:
         """Returns what is wrong with the verbalisers of these labels; None if they are valid."""
@@ -273,11 +279,3 @@ class TextClassification(TextTask):
             label = next((name for spelling, name in mapped if name is not spelling), default)
         numbered = configured or self._found_label_names().numbered
         return match_label(label, self._label_names(), self.label_column, numbered=numbered)
-
-
-def _unlabeled(column: Column) -> Any:
-    """Returns the label -1 of a column whose other labels are numbers from 0, as datasets mark rows without one."""
-    values = {str(value) for value in column.values}
-    if "-1" not in values or len(values) < 3 or not all(value.isdecimal() for value in values - {"-1"}):
-        return None
-    return next(value for value in column.values if str(value) == "-1")

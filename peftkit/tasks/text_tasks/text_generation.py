@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
-from peftkit.errors import RowError
+from peftkit.errors import InputError, RowError, comma_separated
 from peftkit.tasks import column_names, prompt_templates
 from peftkit.tasks.columns import EMPTY, get_text, get_texts, get_value
 from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.answer_columns import FEW_LABELS, MAX_WORDS
 from peftkit.tasks.sources.data_sample import DataSample
 
 
@@ -38,11 +39,20 @@ class TextGeneration(DatasetTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        target = sample.find(column_names.TARGET_NAMES)
-        source = sample.find(column_names.SOURCE_NAMES)
-        named = target is not None and source is not None
+        """Recognizes texts to convert or to continue; a task with an input (Alpaca) is a prompt of both."""
+        if all(name in sample.columns for name in column_names.PREFERENCE_NAMES):
+            raise InputError(
+                f"{comma_separated(column_names.PREFERENCE_NAMES)} are columns of preferences, which the tasks of "
+                "peftkit-preference read (pip install peftkit-preference)"
+            )
+        target = sample.find(column_names.TARGET_NAMES, "is_varied_text")
+        source = sample.find(column_names.SOURCE_NAMES, "is_varied_text")
+        instruction, text = (sample.find([name]) for name in column_names.INSTRUCTION_NAMES)
+        named, options = target is not None and source is not None, {}
+        if target and instruction and text:
+            source, options = instruction, {"prompt": f"{{source}} {{{text}}}"}
         if not named:
-            texts = [c.name for c in sample.columns.values() if c.is_text and c.is_complete]
+            texts = [c.name for c in sample.columns.values() if c.is_varied_text and c.is_complete]
             if len(texts) < 2:
                 return
             source, target = source or texts[0], target or texts[-1]
@@ -51,8 +61,13 @@ class TextGeneration(DatasetTask):
         if not sample.columns[target].is_complete or not sample.columns[source].is_complete:
             return
         words = sample.columns[target].mean_words
+        score = 0.3 if not named else 0.4 if sample.columns[target].distinct <= FEW_LABELS else 0.6
         reason = f"{source!r} and {target!r} have texts, and a target has {words:.0f} words on average"
-        yield TaskMatch(0.6 if named else 0.3, {"source_column": source, "target_column": target}, reason)
+        columns = {"source_column": source, "target_column": target}
+        yield TaskMatch(score, {**columns, **options}, reason)
+        if not named and min(words, sample.columns[source].mean_words) > MAX_WORDS:  # such as a translation
+            columns = {"source_column": target, "target_column": source}
+            yield TaskMatch(0.29, columns, f"{target!r} and {source!r} have texts, in the other direction")
 
     def prompt_template(self) -> str:
         return self.prompt or "{source}"

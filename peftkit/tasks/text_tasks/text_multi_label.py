@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from peftkit.answer_texts.label_sets import SEPARATOR, join_labels, label_extra
 from peftkit.components import Example, OptionProblem, TaskKind
 from peftkit.components.types import TaskMatch
-from peftkit.errors import InputError, RowError
+from peftkit.errors import InputError, RowError, comma_separated
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import EMPTY, get_value, has_column, short_repr
 from peftkit.tasks.labels import (
@@ -23,7 +23,8 @@ from peftkit.tasks.labels import (
     natural_sort_key,
 )
 from peftkit.tasks.sources import split_loading
-from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.sources.answer_columns import ROWS_PER_LABEL, answer_columns, find_delimiter, is_named
+from peftkit.tasks.sources.data_sample import Column, DataSample
 from peftkit.tasks.sources.data_source import DataSource
 from peftkit.tasks.text_tasks.text_task import TextTask
 
@@ -62,15 +63,37 @@ class TextMultiLabel(TextTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        """Recognizes lists of labels, cells with several labels, and columns that say whether a row has a label."""
+        names = (*column_names.LABEL_NAMES, *column_names.LABEL_LIST_NAMES)
         lists = [column for column in sample.columns.values() if column.is_list]
-        if len(lists) != 1:  # several are of words and tags, or of choices
+        for column in sample.columns.values():
+            delimiter = find_delimiter(column)
+            texts = cls.recognize_texts(sample, column.name)
+            one_list = column.is_list and len(lists) == 1  # several are of words and tags, or of choices
+            few = 2 <= column.distinct <= max(2, sample.num_rows // ROWS_PER_LABEL)
+            if not texts or not (delimiter or (one_list and few)):
+                continue
+            score = 0.88 if is_named(column, names) else 0.55
+            if delimiter:
+                reason = f"{column.name!r} has several labels in a cell, with {delimiter!r} between them"
+                yield TaskMatch(score, {**texts, "label_column": column.name, "label_delimiter": delimiter}, reason)
+            elif column.name.lower() not in column_names.WORDS_NAMES:
+                reason = f"{column.name!r} has lists of {column.distinct} different labels in {sample.num_rows:,} rows"
+                yield TaskMatch(score, {**texts, "label_column": column.name}, reason)
+        yield from cls._recognize_flags(sample)
+
+    @classmethod
+    def _recognize_flags(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        """Recognizes several columns with 1 or 0."""
+        answers = answer_columns(sample)
+        flags = [answer.name for answer in answers if _has_flags(answer.column)]
+        texts = cls.recognize_texts(sample, *flags)
+        if len(flags) < 2 or not texts:
             return
-        [column] = lists
-        named = column.name.lower() in (*column_names.LABEL_NAMES, *column_names.LABEL_LIST_NAMES)
-        texts = cls.recognize_texts(sample, column.name)
-        if named and texts and 2 <= column.distinct <= max(2, sample.num_rows // 4):
-            reason = f"{column.name!r} has lists of {column.distinct} different labels in {sample.num_rows:,} rows"
-            yield TaskMatch(0.85, {**texts, "label_column": column.name}, reason)
+        best = max(answer.as_labels for answer in answers)
+        others = any(answer.as_labels == best and answer.name not in flags for answer in answers)
+        reason = f"{comma_separated(flags)} say with 1 or 0 whether a row has the label"
+        yield TaskMatch(0.3 if others else 0.55 if len(flags) == 2 else 0.8, {**texts, "label_columns": flags}, reason)
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()
@@ -170,6 +193,11 @@ def _name_error(labels: Sequence[str], no_label: str) -> str:
         if label == no_label:
             return f"no_label: {no_label!r} is one of the labels; choose another text for rows without labels"
     return ""
+
+
+def _has_flags(column: Column) -> bool:
+    """Returns whether the values of a column are 1 or 0."""
+    return {str(value).strip().lower() for value in column.values} <= {*YES, *NO}
 
 
 def _is_set(row: Mapping[str, Any], column: str) -> bool:

@@ -10,11 +10,13 @@ from pydantic import field_validator
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
-from peftkit.errors import RowError
+from peftkit.errors import InputError, RowError, comma_separated
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import EMPTY, get_nonblank_text, get_texts, get_value, has_column
 from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.answer_columns import answer_columns
 from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.text_tasks.text_task import find_pair
 from peftkit.text_normalization import collapse_blanks
 
 
@@ -43,18 +45,26 @@ class TextPairs(DatasetTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
+        """Recognizes anchors and positives, their hard negatives, and pairs of texts without an answer."""
         anchor, positive = sample.find(column_names.ANCHOR_NAMES), sample.find(column_names.POSITIVE_NAMES)
+        answered = bool(answer_columns(sample))
+        score = 0.95 if positive and positive.lower().startswith("pos") else 0.4 if answered else 0.5
+        if (anchor is None or positive is None) and not answered and (pair := find_pair(sample)):
+            (anchor, positive), score = pair, 0.6
         if anchor is None or positive is None:
+            if anchor and (lists := sample.find(column_names.POSITIVE_NAMES, "is_text_list")):
+                raise InputError(f"{lists!r} has lists of texts, but a row has one positive; write a row for each")
             return
-        columns = sample.columns.values()
-        negatives = [c.name for c in columns if c.name.lower().startswith(column_names.NEGATIVE_PREFIXES)]
-        negatives = [name for name in negatives if sample.columns[name].is_text or sample.columns[name].is_list]
+        negatives = [each for name, each in sample.columns.items() if column_names.NEGATIVE_NAME.fullmatch(name)]
+        usable = [column.name for column in negatives if column.is_text or column.is_text_list]
         options: dict[str, Any] = {"anchor_column": anchor, "positive_column": positive}
-        if negatives:
-            options["negative_columns"] = negatives
-        named = positive.lower().startswith("pos")
         reason = f"{anchor!r} and {positive!r} are texts that belong together"
-        yield TaskMatch(0.95 if named else 0.5, options, reason)
+        if usable:
+            options["negative_columns"] = usable
+            reason += f", and hard negatives are in {comma_separated(usable)}"
+        if unused := [column.name for column in negatives if column.name not in usable]:
+            reason += f"; not used, since they have neither texts nor lists of texts: {comma_separated(unused)}"
+        yield TaskMatch(score, options, reason)
 
     @field_validator("negative_columns")
     @classmethod

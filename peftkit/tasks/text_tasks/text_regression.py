@@ -11,10 +11,14 @@ from pydantic import field_validator
 from peftkit.answer_texts.number_texts import join_numbers
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
-from peftkit.tasks import column_names
+from peftkit.errors import InputError, comma_separated
 from peftkit.tasks.columns import get_number_text
+from peftkit.tasks.sources.answer_columns import answer_columns, decimal_commas
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.text_tasks.text_task import TextTask
+
+TOGETHER = 0.02
+"""How much better several columns of numbers fit together than one of them."""
 
 
 class TextRegression(TextTask):
@@ -39,15 +43,25 @@ class TextRegression(TextTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        for column in sample.columns.values():
-            texts = cls.recognize_texts(sample, column.name)
-            if not texts or not column.is_complete or not column.is_number:
-                continue
-            fractions = sum(not float(value).is_integer() for value in column.values)
-            if fractions:  # whole numbers may be labels
-                named = column.name.lower() in column_names.NUMBER_NAMES
-                reason = f"{column.name!r} has numbers, of which {fractions:,} are not whole"
-                yield TaskMatch(0.85 if named else 0.55, {**texts, "target_column": column.name}, reason)
+        """Recognizes columns with numbers; of several that fit equally well, all together and each."""
+        answers = [answer for answer in answer_columns(sample) if answer.as_numbers]
+        for answer in answers:
+            if texts := cls.recognize_texts(sample, answer.name):
+                options = {**texts, "target_column": answer.name}
+                yield TaskMatch(answer.as_numbers, options, answer.describe_numbers())
+        if not answers and (column := decimal_commas(sample)):
+            value = column.values[0]
+            raise InputError(
+                f"{column.name!r} has numbers with decimal commas, such as {value}; write them with points, such as "
+                f"{value.replace(',', '.')}"
+            )
+        best = max((answer.as_numbers for answer in answers), default=0.0)
+        together = [answer for answer in answers if answer.as_numbers == best]
+        texts = cls.recognize_texts(sample, *(answer.name for answer in together))
+        if len(together) > 1 and texts:
+            names = [answer.name for answer in together]
+            reason = f"{comma_separated(names)} have numbers, which can be predicted together"
+            yield TaskMatch(best + TOGETHER, {**texts, "target_columns": names}, reason)
 
     @field_validator("target_columns")
     @classmethod

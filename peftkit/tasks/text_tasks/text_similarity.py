@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,12 @@ from peftkit.errors import RowError
 from peftkit.tasks import column_names
 from peftkit.tasks.columns import get_nonblank_text, get_number_text
 from peftkit.tasks.dataset_task import DatasetTask
+from peftkit.tasks.sources.answer_columns import answer_columns, is_named
 from peftkit.tasks.sources.data_sample import DataSample
+from peftkit.tasks.text_tasks.text_task import find_pair
+
+SIMILAR = 0.03
+"""How much better a number that is named like a similarity fits here than as one to predict."""
 
 
 class TextSimilarity(DatasetTask):
@@ -40,18 +46,20 @@ class TextSimilarity(DatasetTask):
 
     @classmethod
     def recognize_columns(cls, sample: DataSample) -> Iterator[TaskMatch]:
-        pair = next((p for p in column_names.PAIR_NAMES if all(sample.find([name]) for name in p)), None)
-        score = sample.find(column_names.NUMBER_NAMES, "is_number")
-        if pair is None or score is None or not sample.columns[score].is_complete:
-            return
-        numbers = [float(value) for value in sample.columns[score].values]
-        if len({*numbers}) < 2 or all(number.is_integer() for number in numbers):  # whole numbers may be labels
-            return
-        options: dict[str, Any] = {"text1_column": sample.find([pair[0]]), "text2_column": sample.find([pair[1]])}
-        options["score_column"] = score
-        if min(numbers) < -1 or max(numbers) > 1:
-            options["score_range"] = [min(0.0, float(int(min(numbers)))), float(-int(-max(numbers) // 1))]
-        yield TaskMatch(0.5, options, f"{score!r} has scores of pairs of texts")
+        """Recognizes pairs of texts with a number."""
+        pair = find_pair(sample)
+        for answer in answer_columns(sample):
+            if pair is None or not answer.as_numbers:
+                continue
+            numbers = answer.column.numbers
+            low, high = min(numbers), max(numbers)
+            options: dict[str, Any] = {"text1_column": pair[0], "text2_column": pair[1], "score_column": answer.name}
+            if low < -1 or high > 1:
+                options["score_range"] = [min(0.0, float(math.floor(low))), float(math.ceil(high))]
+            named = is_named(answer.column, column_names.SIMILARITY_NAMES)
+            score = answer.as_numbers + (SIMILAR if named else -SIMILAR)
+            reason = f"{answer.describe_numbers()}, to which cosines of {pair[0]!r} and {pair[1]!r} are fitted"
+            yield TaskMatch(score, options, reason)
 
     @field_validator("score_range")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from peftkit.components import Example
@@ -30,19 +30,19 @@ class TextTask(DatasetTask):
     required_fields: ClassVar[tuple[str, ...]] = ("text",)
 
     @classmethod
-    def recognize_texts(cls, sample: DataSample, answer: str) -> dict[str, str]:
+    def recognize_texts(cls, sample: DataSample, *answers: str) -> dict[str, str]:
         """Returns the options that name the columns of the text, or of the pair of texts; empty if there is none.
 
         Args:
             sample: The first rows of the data.
-            answer: The column of the answer.
+            *answers: The columns of the answer.
         """
-        pair = next((p for p in column_names.PAIR_NAMES if all(sample.find([name]) for name in p)), None)
-        text = sample.find([pair[0]] if pair else column_names.TEXT_NAMES) or sample.longest_text([answer])
-        if text in (None, answer):
-            return {}
-        second = sample.find([pair[1]]) if pair else None
-        return {"text_column": str(text), **({"text_pair_column": second} if second else {})}
+        if pair := find_pair(sample, answers, (*column_names.PAIR_NAMES, *column_names.ANSWERED_PAIR_NAMES)):
+            return {"text_column": pair[0], "text_pair_column": pair[1]}
+        text = sample.find(column_names.TEXT_NAMES)
+        if text is None or text in answers:
+            text = sample.longest_text(answers)
+        return {} if text is None else {"text_column": text}
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()
@@ -79,3 +79,22 @@ class TextTask(DatasetTask):
         if self.prompt or not self.text_pair_column:
             return None
         return get_nonblank_text(row, self.text_column), get_text(row, self.text_pair_column)
+
+
+def find_pair(
+    sample: DataSample,
+    answers: Collection[str] = (),
+    pairs: Sequence[tuple[str, str]] = column_names.PAIR_NAMES,
+) -> tuple[str, str] | None:
+    """Returns the columns of a pair of texts; None if there is none.
+
+    Args:
+        sample: Rows of the data.
+        answers: Columns that are none of the two.
+        pairs: The names of such columns, the best first.
+    """
+    for names in pairs:
+        first, second = (sample.find([name]) for name in names)
+        if first and second and not {first, second} & {*answers}:
+            return first, second
+    return None

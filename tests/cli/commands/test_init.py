@@ -13,13 +13,8 @@ from typing import Any
 
 import pytest
 
-from peftkit.analysis.recipe_draft import (
-    complete_candidate,
-    draft_recipe,
-    find_candidates,
-    model_for,
-    sensible_methods,
-)
+from peftkit.analysis.recipe_draft import draft_recipe, model_for, sensible_methods
+from peftkit.analysis.task_candidates import complete_candidate, find_candidates
 from peftkit.data_files import FileOptions
 from peftkit.plugins import load_registry
 from peftkit.recipe.check_recipe import check_recipe
@@ -54,13 +49,17 @@ def test_it_writes_a_recipe_and_a_sweep_that_are_valid(peftkit: Peftkit, data: s
 
 
 def test_questions_choose_the_column_the_model_and_the_time(
-    peftkit: Peftkit, data: str, monkeypatch: pytest.MonkeyPatch
+    peftkit: Peftkit, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", Terminal("2\npocket-encoder\n1h\n"))
+    monkeypatch.setattr(sys, "stdin", Terminal("3\npocket-encoder\n1h\n"))
     code, out, err = peftkit("init", data, "--name", "stars")
     assert code == 0
-    assert "1. text_classification: 'mood' has 2 different values" in err
-    assert "text_classification, because 'stars' has 5 different values" in out
+    assert '1. text_regression (text_column = "review", target_column = "stars"): ' in err
+    assert """2. text_classification (text_column = "review", label_column = "stars"): 'stars' has 5 different""" in err
+    assert "films.csv: text_classification, because 'mood' has 2 different values" in out
+    assert 'it can also be read as text_regression (text_column = "review", target_column = "stars"), because' in out
+    text = (tmp_path / "stars.toml").read_text(encoding="utf-8")
+    assert '#   text_regression (text_column = "review", target_column = "stars"): \'stars\' has whole numbers' in text
     assert out.endswith("peftkit sweep stars_sweep.toml --within 1h\n")
 
 

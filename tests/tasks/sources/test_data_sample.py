@@ -24,7 +24,7 @@ CASES: dict[str, tuple[type[DatasetTask], Rows, dict[str, Any]]] = {
     ),
     "unnamed": (
         TextClassification,
-        [{"said": f"{LONG} {i}", "mood": "ab"[i % 2], "stars": i % 5} for i in range(40)],
+        [{"said": f"{LONG} {i}", "mood": "ab"[i % 2], "by": "xyz"[i * i % 3]} for i in range(40)],
         {"text_column": "said", "label_column": "mood"},
     ),
     "pair": (

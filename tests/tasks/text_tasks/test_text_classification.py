@@ -130,7 +130,14 @@ def test_samples_and_held_out_rows_keep_every_label(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "ignored"), [(["0", "1", "-1"], ["-1"]), (["1", "-1"], None), (["good", "-1"], None)]
+    ("labels", "ignored"),
+    [
+        (["0", "1", "2", "-1"], ["-1"]),
+        (["0", "1"] * 6 + ["-1"], ["-1"]),
+        (["0", "1", "-1"], None),
+        (["1", "-1"], None),
+        (["good", "-1"], None),
+    ],
 )
 def test_rows_without_label_are_recognized(labels: list[str], ignored: list[str] | None, tmp_path: Path) -> None:
     file = tmp_path / "data.csv"
