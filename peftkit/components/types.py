@@ -345,9 +345,11 @@ class ObjectiveSettings:
         scoring: Whether candidates are ranked by the sum of their token log-likelihoods (``sum``), or by the mean per
             token (``norm``).
         stop: Texts that end a generated text.
+        candidate_end: Whether the end of text is part of a candidate's log-likelihood.
     """
 
     max_new_tokens: int = 48
     num_beams: int = 1
     scoring: str = "sum"
     stop: tuple[str, ...] = ()
+    candidate_end: bool = True

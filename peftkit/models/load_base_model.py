@@ -301,7 +301,9 @@ def _bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: Pre
     if problems := family.special_token_problems():
         raise RecipeError(Problem(recipe.model.name, None, "model.name", text) for text in problems)
     evaluate = recipe.evaluate
-    settings = ObjectiveSettings(evaluate.max_new_tokens, evaluate.num_beams, evaluate.scoring, evaluate.stop)
+    settings = ObjectiveSettings(
+        evaluate.max_new_tokens, evaluate.num_beams, evaluate.scoring, evaluate.stop, evaluate.candidate_end
+    )
     context = ObjectiveContext(family, kind, tokenizer, config, recipe.task, settings)
     bound = BoundObjective(objective, family, context, auto_class)
     return bound.with_reference(expected_reference(family, recipe)) if objective.needs_reference else bound

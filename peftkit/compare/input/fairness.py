@@ -130,6 +130,7 @@ def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     evaluate = run.recipe.get("evaluate", {})
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
         "evaluate.stop": evaluate.get("stop") or None,  # which runs recorded before it lack
+        "evaluate.candidate_end": evaluate.get("candidate_end", True),  # likewise
         "evaluate.full_splits": _reported_on_whole_splits(run),
         "metric": run.recipe.get("metric"),
         "selection_metric": run.summary["selection_metric"],
