@@ -353,6 +353,7 @@ class ObjectiveSettings:
         top_p: Summed probability of the most likely tokens to sample among.
         num_return_sequences: Texts for each row.
         seed: Seed of the run, which samples depend on.
+        candidate_end: Whether the end of text is part of a candidate's log-likelihood.
     """
 
     max_new_tokens: int = 48
@@ -364,6 +365,7 @@ class ObjectiveSettings:
     top_p: float = 1.0
     num_return_sequences: int = 1
     seed: int = 0
+    candidate_end: bool = True
 
 
 @dataclass(frozen=True)

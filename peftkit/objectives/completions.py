@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
 from peftkit.components.objective_context import ObjectiveContext
-from peftkit.components.types import Row, RunSpec
-from peftkit.errors import InputError
+from peftkit.components.types import Row, RunSpec, TokenizedRow
+from peftkit.errors import InputError, RowError
 from peftkit.example_tables import NORM_SUFFIX
 from peftkit.objectives.ranking_objectives import ClassificationObjective, MultipleChoiceObjective
 
@@ -43,7 +43,8 @@ class Completion(Objective):
         if any(example.symmetric for example in examples):
             raise InputError("task.symmetric: only encoders read a pair of texts in both orders; leave it out")
         ranked = self.ranks and not training
-        return context.family.tokenize_completions(examples, ranked=ranked, generated=self.generates, join=self.join)
+        rows = context.family.tokenize_completions(examples, ranked=ranked, generated=self.generates, join=self.join)
+        return [_without_end(row) for row in rows] if ranked and not context.settings.candidate_end else rows
 
     def teacher_force(
         self, model: nn.Module, rows: Sequence[Row], examples: Sequence[Example], context: ObjectiveContext
@@ -139,6 +140,22 @@ def count_unknown_targets(rows: Sequence[Row], context: ObjectiveContext) -> int
     select = getattr(rows, "select_columns", None)  # of a data set on disk: sources need not be read
     targets = rows if select is None else select(["candidates", "answer"])
     return sum(context.family.contains_unk(row["candidates"][row["answer"]]) for row in targets)
+
+
+def _without_end(row: TokenizedRow) -> TokenizedRow:
+    """Return a row whose candidates lack the end of text, as in lm-evaluation-harness.
+
+    Raises:
+        RowError: A candidate has no other token.
+    """
+    if any(len(ids) < 2 for ids in row["candidates"]):
+        raise RowError("candidates", "an empty candidate is the end of text alone, so evaluate.candidate_end must be true")
+    return {
+        **row,
+        "candidates": [ids[:-1] for ids in row["candidates"]],
+        "length": row["length"] - len(row["candidates"]),
+        "target_tokens": row["target_tokens"] - 1,
+    }
 
 
 def _decode_candidate(ids: list[int], example: Example, row: Row, context: ObjectiveContext) -> str:

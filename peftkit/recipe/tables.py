@@ -331,8 +331,7 @@ class EvaluateConfig(GenerationKeys):
     batch_size: int = Field(default=32, gt=0)
     """Examples per process and batch."""
     train_examples: int = Field(default=256, ge=0)
-    """Training rows evaluated along the curve, the same for every seed unless `run.resample_train` is set; 0 for
-    none."""
+    """Training rows evaluated along the curve, the same for every seed without `run.resample_train`; 0 for none."""
     dev_examples: int | None = Field(default=None, gt=0)
     """Dev rows evaluated along the curve, which select the checkpoint: a sample stratified by answer, the same for
     every seed. Defaults to all."""
@@ -345,6 +344,8 @@ class EvaluateConfig(GenerationKeys):
     """The value whose best dev score selects the checkpoint: `"loss"` or a metric's value; defaults to the task's."""
     scoring: Literal["sum", "norm"] = "sum"
     """Rank candidates by the sum of their token log-likelihoods, or by the mean per token (`"norm"`)."""
+    candidate_end: bool = True
+    """Whether a candidate's log-likelihood includes the end of text; it does not in lm-evaluation-harness (`false`)."""
     set: tuple[EvaluationSet, ...] = ()
     """Further sets of rows to evaluate, each under `[[evaluate.set]]`."""
 

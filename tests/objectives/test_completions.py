@@ -211,3 +211,21 @@ def test_generated_texts_end_before_the_first_text_of_stop(kind: ModelKind, mode
     stopping = replace(context, settings=replace(context.settings, stop=stop))
     for text, short in zip(whole, stopping.generate(base.model, rows, max_new_tokens=12), strict=True):
         assert short["prediction"] == text[: min(text.index(each) for each in stop if each in text)].strip()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task_kind", ["classification", "multiple_choice"])
+def test_candidates_are_ranked_without_their_end_where_the_recipe_says_so(kind: ModelKind, task_kind: str) -> None:
+    objective = bound(kind, task_kind)
+    settings = replace(objective.context.settings, candidate_end=False)
+    without = replace(objective, context=replace(objective.context, settings=settings))
+    assert without.tokenize(CHOICES, training=True) == objective.tokenize(CHOICES, training=True)
+    end = objective.family.eos_id
+    for row, whole in zip(
+        without.tokenize(CHOICES, training=False), objective.tokenize(CHOICES, training=False), strict=True
+    ):
+        assert [[*ids, end] for ids in row["candidates"]] == whole["candidates"]
+        assert row["length"] == len(row["source"]) + sum(map(len, row["candidates"]))
+        assert row["target_tokens"] == max(map(len, row["candidates"]))
+    with pytest.raises(RowError, match="an empty candidate is the end of text alone"):
+        without.tokenize([Example("a bird", "", ("", "good"))], training=False)

@@ -53,6 +53,8 @@ def test_run_spec_describes_the_recipe(recipe: Recipe) -> None:
         (["train.mixed_precision=fp16"], []),
         (["train.mixed_precision=fp16", "model.dtype=bfloat16"], ["train.mixed_precision"]),
         (["train.mixed_precision=bf16", "model.dtype=bfloat16"], []),
+        (["evaluate.candidate_end=false"], ["evaluate.candidate_end"]),
+        (["evaluate.candidate_end=false", "task.name=wordnet_mcq", "metric=[]"], ["metric"]),
         (['metric=[{name = "rouge"}, {name = "rouge"}]'], ["metric", "metric[1].name"]),
         (['metric=[{name = "distractor_match"}, {name = "bleu"}]'], []),
         (['metric=[{name = "accuracy"}, {name = "distractor_match"}]'], ["metric[0].name"]),

@@ -134,6 +134,7 @@ def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
         # Runs recorded before these keys lack them.
         "evaluate.stop": evaluate.get("stop") or None,
+        "evaluate.candidate_end": evaluate.get("candidate_end", True),
         **{f"evaluate.{key}": evaluate.get(key, default) for key, default in SAMPLING.items()},
         "evaluate.full_splits": _reported_on_whole_splits(run),
         "metric": run.recipe.get("metric"),
