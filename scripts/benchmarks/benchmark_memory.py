@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 import transformers as tf
-from benchmark_training import Cell, add_cell_arguments, make_recipe, most_allocated
+from benchmark_training import add_cell_arguments, make_recipe, most_allocated
 from torch.profiler import ProfilerActivity, profile
+from training_results import Cell
 
 from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.analysis.dry_run import dry_run

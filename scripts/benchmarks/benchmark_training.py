@@ -1,11 +1,14 @@
 """Compares the speed of training with that of transformers' `Trainer` with batches grouped by length.
 
     python scripts/benchmarks/benchmark_training.py [--model NAME …] [--method NAME …] [--lengths NAME …] [--pairs N]
-        [--clock wall|cpu] [--memory]
+        [--set KEY=VALUE …] [--clock wall|cpu] [--memory] [--results FILE]
+    python scripts/benchmarks/benchmark_training.py --render
 
 Both train the same random model with the same method, optimizer and batch size on the same tokens, for one epoch and on
 one thread. They take turns in one process, so that a ratio compares neighbours in time. The interval is a bootstrap
-over pairs. Time runs from the first step to the last.
+over pairs. Time runs from the first step to the last. `--set train.split_batches=true` compares with that key of the
+recipe set. With `--results`, each pair is kept when it has been measured, and the same command goes on where it was
+interrupted. `--render` writes those in docs/training-speed.jsonl, or in `--results`, as a table into docs/costs.md.
 
 The rows are those of batches that are evenly spaced among 40 batches sorted by length, and `Trainer` sorts as many
 together as it does on a large data set. So grouping by length is worth as much to both as in an epoch of 40 steps or
@@ -16,22 +19,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers as tf
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from torch.profiler import ProfilerActivity, profile
+from training_results import (
+    Cell,
+    Measurement,
+    Results,
+    describe_setting,
+    geometric_means,
+    row,
+    table_header,
+    write_table,
+)
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from peftkit.analysis.dry_run import apply_recipe_method, dry_run
@@ -85,6 +95,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"num_virtual_tokens": 8},
     "parallel_adapters": {"reduction_factor": 8.0},
 }
+RESULTS = Path(__file__).parents[2] / "docs" / "training-speed.jsonl"
+PAGE = RESULTS.with_name("costs.md")
 EPOCH = 40
 """Batches that rows are chosen from."""
 SORTED = 50
@@ -92,63 +104,57 @@ SORTED = 50
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One comparison."""
-
-    model: str
-    method: str
-    lengths: str
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_cell_arguments(parser)
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--split-batches", action="store_true", help="peftkit with train.split_batches = true")
+    parser.add_argument("--pairs", type=int, default=15, help="pairs of each cell, with those in --results")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of peftkit's recipe")
     parser.add_argument("--steps", type=int, default=10, help="steps of an epoch")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor time, for a busy machine")
     parser.add_argument("--memory", action="store_true", help="also measure the peaks, in one more epoch of both")
+    parser.add_argument("--results", type=Path, help="a file that keeps each pair; what it has is not measured again")
+    parser.add_argument("--render", action="store_true", help="only write the pairs in --results into docs/costs.md")
     arguments = parser.parse_args()
+    if arguments.render:
+        write_table(arguments.results or RESULTS, PAGE, "training speed")
+        return
     torch.set_num_threads(1)
     quiet_libraries("error")
-    versions = f"torch {torch.__version__}, transformers {tf.__version__}, {platform.processor() or platform.machine()}"
-    print(f"{versions}, one thread, batches of {BATCH}, {arguments.pairs} pairs of {arguments.steps} steps")
-    print(f"seconds per step ({arguments.clock}), MiB at the peak, of Trainer and of peftkit\n")
-    names = ("model", "method", "lengths", "peftkit s", "Trainer s", "ratio", "95 % interval")
-    names += ("peftkit MiB", "Trainer MiB") if arguments.memory else ()
-    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-    ratios: dict[str, list[float]] = {}
+    results = Results(
+        arguments.results, describe_setting(arguments.clock, BATCH, arguments.steps, sorted(arguments.set))
+    )
+    print(f"{results.setting}\n\n{table_header()}")
     registry = load_registry()
     for cell in (Cell(*names) for names in product(arguments.model, arguments.method, arguments.lengths)):
         if cell.method not in registry.all("method"):
             print(f"| {cell.model} | {cell.method} | {cell.lengths} | not installed |", flush=True)
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                comparison = Comparison(cell, Path(folder), arguments.steps, registry)
-                if arguments.split_batches:
-                    comparison.split_batches()
-                comparison.run(CLOCKS[arguments.clock])  # does not count
-            except PeftkitError as error:
-                print(f"| {cell.model} | {cell.method} | {cell.lengths} | not possible: {error} |", flush=True)
-                continue
-            pairs = np.array([comparison.run(CLOCKS[arguments.clock]) for _ in range(arguments.pairs)])
-            peaks = comparison.peaks() if arguments.memory else ()
-        logs = np.log(pairs[:, 1] / pairs[:, 0])
-        ratios.setdefault(cell.lengths, []).append(float(np.median(logs)))
-        seconds = (f"{each:.3f}" for each in np.median(pairs, axis=0) / arguments.steps)
-        low, high = np.exp(bootstrap(logs))
-        columns = (*names_of(cell), *seconds, f"{np.exp(np.median(logs)):.2f}", f"{low:.2f} to {high:.2f}")
-        print(f"| {' | '.join((*columns, *(f'{each / 2**20:.0f}' for each in peaks)))} |", flush=True)
-    for lengths, values in {**ratios, "all": [each for row in ratios.values() for each in row]}.items():
-        print(f"\ngeometric mean, {lengths}: {np.exp(np.mean(values)):.2f}", end="")
-    print()
+        try:
+            measure_cell(cell, results, arguments, registry)
+        except PeftkitError as error:
+            print(f"| {cell.model} | {cell.method} | {cell.lengths} | not possible: {error} |", flush=True)
+            continue
+        print(row(cell, results), flush=True)
+    if results.measurements:
+        print(f"\n{geometric_means(results)}")
 
 
-def names_of(cell: Cell) -> tuple[str, ...]:
-    """The columns that name a cell."""
-    return cell.model, cell.method, cell.lengths
+def measure_cell(cell: Cell, results: Results, arguments: argparse.Namespace, registry: Registry) -> None:
+    """Measure the pairs and peaks of a cell that are missing in the results."""
+    missing = arguments.pairs - len(results.pairs(cell))
+    measures_memory = arguments.memory and results.peaks(cell) is None
+    if missing <= 0 and not measures_memory:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = Comparison(cell, Path(folder), arguments.steps, registry, arguments.set)
+        if missing > 0:
+            comparison.run(CLOCKS[arguments.clock])  # does not count
+        for _ in range(missing):
+            pair = comparison.run(CLOCKS[arguments.clock])
+            seconds = (pair[0] / arguments.steps, pair[1] / arguments.steps)
+            results.add(Measurement(cell, results.setting, seconds=seconds))
+        if measures_memory:
+            results.add(Measurement(cell, results.setting, peaks=comparison.peaks()))
 
 
 def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,32 +163,21 @@ def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", nargs="+", choices=choices, default=list(choices))
 
 
-def bootstrap(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
-    """The 95 % interval of the median."""
-    medians = np.median(np.random.default_rng(0).choice(values, (draws, len(values))), axis=1)
-    low, high = np.quantile(medians, (0.025, 0.975))
-    return float(low), float(high)
-
-
 class Comparison:
     """Trains with both on the rows of one cell."""
 
-    def __init__(self, cell: Cell, folder: Path, steps: int, registry: Registry) -> None:
+    def __init__(self, cell: Cell, folder: Path, steps: int, registry: Registry, overrides: Sequence[str] = ()) -> None:
         self.folder, self.steps, self.registry = folder, steps, registry
         self.recipe = make_recipe(cell, folder, steps, registry)
+        self.changed = load_recipe(folder / "recipe.toml", registry, overrides)
         base = init_random_base(self.recipe, "cpu")
         rows = self.recipe.task.load()["train"]
         tokenized = tokenize_rows(base.objective, "train", rows, range(len(rows)), training=True).rows
         self.features = [feature(base.kind, row) for row in tokenized]
 
-    def split_batches(self) -> None:
-        """Let peftkit split batches by length."""
-        train = self.recipe.train.model_copy(update={"split_batches": True})
-        self.recipe = self.recipe.model_copy(update={"train": train})
-
     def run(self, clock: Callable[[], float]) -> tuple[float, float]:
         """Return the seconds of an epoch of both."""
-        with dry_run(self.recipe, self.registry, self.steps, ()) as trainer:
+        with dry_run(self.changed, self.registry, self.steps, ()) as trainer:
             started = clock()
             trainer.train()
             seconds = clock() - started
@@ -194,7 +189,7 @@ class Comparison:
 
     def peaks(self) -> tuple[int, int]:
         """Return the bytes that both hold at most, during an epoch of each."""
-        with dry_run(self.recipe, self.registry, self.steps, ()) as trainer:
+        with dry_run(self.changed, self.registry, self.steps, ()) as trainer:
             peaks = [measure_peak(trainer.train, trainer.module)]
         other = make_trainer(self.recipe, self.features, self.steps, self.folder)
         return peaks[0], measure_peak(other.train, other.model)
@@ -345,7 +340,7 @@ class _NoData:
 
     train = None
 
-    def steps_per_epoch(self, batch: int) -> None:
+    def steps_per_epoch(self, batch: int, tokens: int | None) -> None:
         """Unknown."""
 
 
