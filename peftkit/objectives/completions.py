@@ -149,7 +149,9 @@ def _without_end(row: TokenizedRow) -> TokenizedRow:
         RowError: A candidate has no other token.
     """
     if any(len(ids) < 2 for ids in row["candidates"]):
-        raise RowError("candidates", "an empty candidate is the end of text alone, so evaluate.candidate_end must be true")
+        raise RowError(
+            "candidates", "an empty candidate is the end of text alone, so evaluate.candidate_end must be true"
+        )
     return {
         **row,
         "candidates": [ids[:-1] for ids in row["candidates"]],

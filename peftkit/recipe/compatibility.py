@@ -10,6 +10,7 @@ from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.component_validation import LISTED
+from peftkit.recipe.conflicts.evaluation_conflicts import companion_conflicts, sampling_conflicts
 from peftkit.recipe.conflicts.optimizer_conflicts import optimizer_conflicts
 from peftkit.recipe.conflicts.unused_options import unused_options
 from peftkit.recipe.deepspeed import sharding_conflicts
@@ -17,7 +18,6 @@ from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.probes.probe_conflicts import probe_conflicts
 from peftkit.recipe.recipe import LOSS, Recipe
 from peftkit.recipe.resolve import is_local_model, model_kind, text_config
-from peftkit.recipe.conflicts.evaluation_conflicts import companion_conflicts, sampling_conflicts
 from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -236,7 +236,9 @@ def _candidate_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Co
     if recipe.evaluate.candidate_end or model is None:
         return
     if model == "encoder" or not any(objective.ranks for objective in recipe.objectives_for(model)):
-        text = "only changes how decoders and encoder-decoders rank candidates, which this recipe does not; leave it out"
+        text = (
+            "only changes how decoders and encoder-decoders rank candidates, which this recipe does not; leave it out"
+        )
         yield ("evaluate", "candidate_end"), text
 
 

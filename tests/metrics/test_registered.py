@@ -17,7 +17,11 @@ from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
 TEXT_KINDS = {"classification", "generation", "token_tagging"}
-METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.input != "samples" and metric.name != "f1"]
+METRICS = [
+    metric
+    for metric in REGISTERED
+    if TEXT_KINDS & {*metric.kinds} and metric.input != "samples" and metric.name != "f1"
+]
 """Metrics of texts; those of other kinds, such as numbers or samples, have tests of their own, as has F1 of a label."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
