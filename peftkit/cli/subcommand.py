@@ -21,14 +21,14 @@ class SubCommand(ABC):
     Attributes:
         name: The word that calls it; ``task preview`` is ``preview`` in the group ``task``.
         help: One sentence for ``peftkit --help``.
-        examples: Two pairs of a comment and a command that can be pasted.
+        examples: Two or three pairs of a comment and a command that can be pasted.
         json_help: The help of ``--json``; None for a command that adds its own flag, or prints no data.
         writes_files: Whether its result is files: it then continues when nobody reads what it prints.
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
-    examples: ClassVar[tuple[tuple[str, str], tuple[str, str]]]
+    examples: ClassVar[tuple[tuple[str, str], ...]]
     json_help: ClassVar[str | None] = "Print JSON."
     writes_files: ClassVar[bool] = False
 

@@ -33,7 +33,7 @@ class _SpanQa(Objective):
 
     task_kind = "span_qa"
     generates = True  # answers are free texts
-    scored_values = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
 
     def answer(self, example: Example) -> str:
         """Return the answer; empty if there is none."""
@@ -72,7 +72,7 @@ class SpanQaHead(_SpanQa):
     F1 of words on dev."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
-    used_settings = ()
+    used_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def options_without_effect(self, task: Task) -> Mapping[str, str]:
         """Return the threshold, if every question has an answer."""

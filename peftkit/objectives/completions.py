@@ -26,7 +26,7 @@ class Completion(Objective):
     join: str = " "
     """Text between source and target, for decoders; others read them apart."""
 
-    scored_values = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:
@@ -81,8 +81,8 @@ class FreeGeneration(Completion):
 
     task_kind = "generation"
     generates = True
-    used_settings = ("max_new_tokens", "num_beams", "stop")
-    scored_values = ("samples",)
+    used_settings: ClassVar[tuple[str, ...] | None] = ("max_new_tokens", "num_beams", "stop")
+    scored_values: ClassVar[tuple[str, ...] | None] = ("samples",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets."""

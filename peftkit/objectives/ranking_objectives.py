@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example, Objective, Prediction, Task
@@ -19,8 +19,8 @@ class RankingObjective(Objective):
     """Base class of objectives that choose the candidate with the highest log-likelihood."""
 
     ranks = True
-    scored_values = ()
-    used_settings = ("scoring",)
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
+    used_settings: ClassVar[tuple[str, ...] | None] = ("scoring", "candidate_end")
 
     def predict(
         self,

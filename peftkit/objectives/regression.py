@@ -26,7 +26,7 @@ class RegressionObjective(Objective):
     """Base class of objectives that predict numbers; the answer is the text of the numbers."""
 
     task_kind = "regression"
-    scored_values = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
 
     def possible_answers(self, task: Task, examples: Sequence[Example]) -> Sequence[str]:
         """Return the means and the medians of the targets, the best constants by squared and by absolute error."""
@@ -71,7 +71,7 @@ class RegressionHead(RegressionObjective):
     new head learns targets near 0 to 10 as they are; larger ones take long."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder",)
-    used_settings = ()
+    used_settings: ClassVar[tuple[str, ...] | None] = ()
 
     def head(self, task: Task) -> Head:
         """Return a head with an output for each target; several have the names of their columns."""

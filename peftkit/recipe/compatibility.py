@@ -76,7 +76,6 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
     checks: list[Iterator[Conflict]] = [
         _metric_conflicts(recipe, kind),
         _selection_conflicts(recipe),
-        _candidate_conflicts(recipe, kind),
         _repeated(recipe),
         companion_conflicts(recipe),
         _precision_conflicts(recipe),
@@ -229,17 +228,6 @@ def _selection_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     near = did_you_mean(selection, values)
     text = f"no metric here computes {selection!r}{near}; available: {comma_separated(values)}"
     yield ("evaluate", "selection_metric"), text
-
-
-def _candidate_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Conflict]:
-    """Find out whether the model ranks candidates that have an end."""
-    if recipe.evaluate.candidate_end or model is None:
-        return
-    if model == "encoder" or not any(objective.ranks for objective in recipe.objectives_for(model)):
-        text = (
-            "only changes how decoders and encoder-decoders rank candidates, which this recipe does not; leave it out"
-        )
-        yield ("evaluate", "candidate_end"), text
 
 
 def _repeated(recipe: Recipe) -> Iterator[Conflict]:

@@ -27,7 +27,8 @@ from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.probes.probe_tasks import Probe, find_probe_errors, make_probe
-from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
+from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables import EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""

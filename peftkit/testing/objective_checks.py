@@ -179,7 +179,13 @@ def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
         )
 
 
-OTHER_SETTINGS = {"max_new_tokens": 1, "num_beams": 2, "scoring": "norm", "stop": ("e", "a")}
+OTHER_SETTINGS: dict[str, Any] = {
+    "max_new_tokens": 1,
+    "num_beams": 2,
+    "scoring": "norm",
+    "stop": ("e", "a"),
+    "candidate_end": False,
+}
 """Settings that differ from the defaults."""
 
 

@@ -174,7 +174,7 @@ def choose_probe(run_group: RunGroup, name: str | None) -> str:
     run = next(run for runs in run_group.runs.values() for run in runs.values())
     known = [*(run.summary.get("probes") or {})]
     if len(known) == 1:
-        return known[0]
+        return str(known[0])
     argument = format_argument("probe", "NAME")
     has = f"the runs have several probes ({comma_separated(known)}); choose one with {argument}"
     raise InputError(has if known else f"{run.path}: has no probe, so that its forgetting was not measured")

@@ -21,6 +21,7 @@ UNUSED_SETTINGS: Mapping[str, str] = {
     "stop": "generates no text",
     "num_beams": "generates no text",
     "scoring": "ranks no candidates by their tokens",
+    "candidate_end": "ranks no candidates by their tokens",
 }
 """Settings of evaluation that some objectives do not use, and why."""
 

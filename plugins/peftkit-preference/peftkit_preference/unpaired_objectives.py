@@ -46,17 +46,17 @@ class Kto(PreferenceObjective):
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize prompts and completions; to train, also the completion of another prompt."""
-        rows = [{**row, "desirable": False} for row in self._tokenize(examples, context)]
+        rows = [{**row, "desirable": False} for row in self._tokenize_completions(examples, context)]
         for row, example in zip(rows, examples, strict=True):
             row["desirable"] = example.target == DESIRABLE
         if training:
-            others = self._tokenize(_with_other_completions(examples), context)
+            others = self._tokenize_completions(_with_other_completions(examples), context)
             for row, other in zip(rows, others, strict=True):
                 row["candidates"] = [*row["candidates"], *other["candidates"]]
                 row["length"] = row["length"] + len(other["candidates"][0])
         return rows
 
-    def _tokenize(self, examples: Sequence[Example], context: ObjectiveContext) -> list[Any]:
+    def _tokenize_completions(self, examples: Sequence[Example], context: ObjectiveContext) -> list[Any]:
         completions = []
         for example in examples:
             if example.source_pair is None:
