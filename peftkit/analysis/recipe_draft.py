@@ -107,7 +107,7 @@ def draft_recipe(
     folder: Path = Path(),
     max_source_length: int | None = None,
     max_target_length: int | None = None,
-    schema: str = "",
+    with_schemas: bool = False,
 ) -> Draft:
     """Write the texts of a recipe and of a sweep.
 
@@ -121,7 +121,7 @@ def draft_recipe(
         folder: The folder that both are written to, for the commands in comments.
         max_source_length: The limit of sources in tokens; None for the default.
         max_target_length: The limit of targets in tokens; None for the default.
-        schema: The path of the JSON Schema, relative to the recipe; empty for none.
+        with_schemas: Whether the JSON Schemas of both are in the same folder.
     """
     lengths = [
         f"{key} = {value}  # of the longest text, rounded up; longer ones would be truncated"
@@ -134,7 +134,7 @@ def draft_recipe(
     path, sweep_path = folder / f"{name}.toml", folder / f"{name}_sweep.toml"
     recipe = "\n".join(
         [
-            *([f"#:schema {schema}"] if schema else []),
+            *(["#:schema ./recipe.schema.json"] if with_schemas else []),
             f"# {candidate.name}: {_comment(candidate.match.reason)}.",
             *_describe_others(others),
             f"# Check it:  {command('check', path)}",
@@ -173,6 +173,7 @@ def draft_recipe(
     )
     sweep = "\n".join(
         [
+            *(["#:schema ./sweep.schema.json"] if with_schemas else []),
             f"# Compares {len(methods)} methods at equal work on {name}.toml: each is tuned by the same number of",
             "# trials on dev, and then trained with each seed.",
             f"# See what it takes:  {command('sweep', 'plan', sweep_path)}",

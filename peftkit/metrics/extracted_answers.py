@@ -210,7 +210,7 @@ class MajorityAtK(_SampledAnswers):
 
 
 class PassAtK(_SampledAnswers):
-    """The probability that one of ``k`` samples is right, estimated without bias from all samples (Chen et al., 2021)."""
+    """The probability that one of ``k`` samples is right, estimated without bias (Chen et al., 2021)."""
 
     name: Literal["pass_at_k"] = "pass_at_k"
 

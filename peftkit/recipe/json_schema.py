@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Union
 
 from pydantic import BaseModel, Field, create_model
@@ -15,6 +16,9 @@ from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.messages.type_names import aliases
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.sections.config_table import ConfigTable
+
+RECIPE_TABLES = ("run", "model", "task", "method", "objective", "train", "evaluate", "track")
+"""The tables of which a recipe has one."""
 
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:
@@ -34,11 +38,15 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
             described.description = texts[key]
             fields[key] = (field.annotation, described)
     model = create_model("Recipe", __base__=ConfigTable, **fields)
-    schema = model.model_json_schema(schema_generator=_SchemaWithAliases)
+    schema = model.model_json_schema(schema_generator=SchemaWithDescriptions)
     schema["title"] = "peftkit recipe"
     schema["$defs"]["ModelConfig"].pop("required")
-    for kind in LISTED:
-        schema["properties"][kind]["items"]["required"] = ["name"]
+    for kind, rule in schema["properties"].items():
+        if kind in LISTED:
+            rule["items"] = {**_rule_by_name(rule["items"], schema["$defs"], kind), "required": ["name"]}
+        elif kind in ("task", "method", "objective"):
+            described = {"description": texts[kind]} if texts.get(kind) else {}
+            schema["properties"][kind] = {**_rule_by_name(rule, schema["$defs"], kind), **described}
     # Required keys may come from the recipe that `extends` names.
     named = {"required": ["name"]}
     complete = {"required": schema.pop("required"), "properties": dict.fromkeys(("model", "task", "method"), named)}
@@ -46,7 +54,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema, **condition}
 
 
-class _SchemaWithAliases(GenerateJsonSchema):
+class SchemaWithDescriptions(GenerateJsonSchema):
     """Describes the options, and lists all aliases of one; pydantic lists the first only."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
@@ -61,6 +69,28 @@ class _SchemaWithAliases(GenerateJsonSchema):
                 first["description"] = texts[name]
             properties |= {alias: first for alias in names if first is not None}
         return result
+
+
+def _rule_by_name(union: Mapping[str, Any], definitions: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return the rule of a component's table: its ``name`` decides which options it may have.
+
+    An editor then shows the one wrong key. Of a plain union it would show that no arm of it fits.
+
+    Args:
+        union: The rule that pydantic makes: references to all components of a kind.
+        definitions: The rules that it refers to.
+        kind: The kind of component.
+    """
+    arms = [arm for arm in union.get("anyOf", [union]) if "$ref" in arm]
+    if not arms:
+        return dict(union)
+    by_name = {definitions[arm["$ref"].rsplit("/", 1)[1]]["properties"]["name"]["const"]: arm for arm in arms}
+    names = {"enum": sorted(by_name), "description": f"The {kind}; its options are the other keys of the table."}
+    conditions = [
+        {"if": {"properties": {"name": {"const": name}}, "required": ["name"]}, "then": arm}
+        for name, arm in by_name.items()
+    ]
+    return {"type": "object", "properties": {"name": names}, "allOf": conditions}
 
 
 def _union_of_components(registry: Registry, kind: Kind) -> Any:

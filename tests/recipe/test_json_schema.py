@@ -62,7 +62,9 @@ def fits(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> bool:
         return False
     if "not" in rule and fits(value, rule["not"], root):
         return False
-    if "if" in rule and fits(value, rule["if"], root) and not fits(value, rule["then"], root):
+    if "if" in rule and not fits(value, rule.get("then" if fits(value, rule["if"], root) else "else", {}), root):
+        return False
+    if not all(fits(value, each, root) for each in rule.get("allOf", ())):
         return False
     return "anyOf" not in rule or any(fits(value, arm, root) for arm in rule["anyOf"])
 
@@ -130,6 +132,15 @@ def test_the_schema_accepts_valid_recipes_only(
     added: str, expected: bool, valid_recipe: str, schema: dict[str, Any]
 ) -> None:
     assert fits(tomllib.loads(valid_recipe + added), schema, schema) == expected
+
+
+def test_a_wrong_option_breaks_the_rule_of_its_component_alone(schema: dict[str, Any]) -> None:
+    rule = schema["properties"]["method"]
+    assert "anyOf" not in rule, "an editor would show that no arm fits"
+    broken = [each for each in rule["allOf"] if not fits({"name": "lora", "rank": 8}, each, schema)]
+    assert [each["if"]["properties"]["name"]["const"] for each in broken] == ["lora"]
+    assert not fits({"name": "Lorra"}, rule["properties"]["name"], schema)
+    assert rule["properties"]["name"]["description"]
 
 
 def test_required_keys_may_come_from_a_base(schema: dict[str, Any]) -> None:

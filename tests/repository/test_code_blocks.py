@@ -1,8 +1,8 @@
 """Every code block of the documents is run, unless a comment above it gives the reason why it is not.
 
 ``<!-- not run: REASON -->`` stands on the line above such a block; its commands must still parse. A part of a recipe
-says what it belongs to: ``<!-- in [task] with model.name="pocket-encoder" -->`` is one of the table ``task``, in a recipe
-with that model.
+says what it belongs to: ``<!-- in [task] with model.name="pocket-encoder" -->`` is one of the table ``task``, in a
+recipe with that model.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_BAD = "20%"
 """Share of rows that the model cannot represent from which the data are not for the model."""
-SCHEMA_FILE = "recipe.schema.json"
 
 
 class InitCommand(SubCommand):
@@ -63,7 +61,7 @@ class InitCommand(SubCommand):
             other_candidates,
             supported_candidates,
         )
-        from peftkit.recipe.json_schema import recipe_schema
+        from peftkit.sweep.sweep_schema import write_schemas
         from peftkit.sweep.within.duration_text import parse_duration
 
         registry = plugins.load_registry()
@@ -87,7 +85,7 @@ class InitCommand(SubCommand):
             parse_duration(within)
         chosen = complete_candidate(chosen, registry)
         draft = _Drafting(name, _resolve(model, folder), folder, others, registry).write(chosen)
-        _write(folder / SCHEMA_FILE, json.dumps(recipe_schema(registry), indent=2) + "\n")
+        write_schemas(folder, registry)
         for path, text in zip(paths, (draft.recipe, draft.sweep), strict=True):
             _write(path, text)
         _check(paths, registry)
@@ -160,7 +158,7 @@ class _Drafting:
             trial = with_options(chosen, {"on_bad_row": "skip", "max_bad": MOST_BAD}, {})
             preview = self._preview(draft(trial).recipe)
             chosen = with_options(chosen, *describe_skipped_rows(preview))
-        texts = {"schema": f"./{SCHEMA_FILE}", "others": self.others, "folder": self.folder}
+        texts = {"with_schemas": True, "others": self.others, "folder": self.folder}
         return draft(chosen, **texts, **_limits(preview))
 
     def _load(self, text: str) -> Recipe:
