@@ -153,6 +153,7 @@ class ConditionalLanguageModeling(_TextLikelihood):
 
     name: Literal["conditional_language_modeling"] = "conditional_language_modeling"
 
+    used_settings = ("max_new_tokens", "num_beams", "stop")  # in predictions, which continue a text
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder-decoder",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from peftkit.recipe.conflicts.unused_options import UNUSED_SETTINGS
 from peftkit.recipe.tables import EvaluateConfig
 
 MODELS = {"encoder": "pocket-encoder", "decoder": "pocket-decoder", "encoder-decoder": "pocket-t5"}
-SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]'}
+SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]', "candidate_end": "false"}
 OBJECTIVES: list[tuple[type[Objective], str]] = [
     (entry.component, kind)  # type: ignore[misc]
     for entry in load_registry().all("objective").values()
@@ -54,7 +55,7 @@ def test_settings_that_no_objective_uses_are_refused(
     with pytest.raises(RecipeError, match=f"evaluate.{setting}: has no effect, because '{name}' .*; leave it out"):
         load(folder, registry, kind, task, *lines)
     default = EvaluateConfig.model_fields[setting].default  # as in the recipe of a run, which has all keys
-    value = f'"{default}"' if isinstance(default, str) else list(default) if isinstance(default, tuple) else default
+    value = json.dumps(default)
     assert load(folder, registry, kind, task, lines[0], f"[evaluate]\n{setting} = {value}")
 
 
