@@ -18,6 +18,9 @@ from peftkit.tasks.sources.data_source import DataSource
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 INDEX = re.compile(r"0|[1-9][0-9]*")
 
+MAX_LABELS = 20
+"""The most labels that an error message lists."""
+
 
 @dataclass(frozen=True)
 class LabelNames:
@@ -75,14 +78,25 @@ def find_label_names(
         if top not in rows.column_names:
             if split != source.main_split:  # reported with the columns
                 continue
-            known = visible_columns(rows.column_names)
-            raise InputError(f"there is no column {column!r}; columns of the training rows: {comma_separated(known)}")
+            raise missing_column_error(rows, column)
         for label in _distinct_labels(source, split, rows, column, skip_invalid=skip_invalid, ignored=ignored):
             name = map_label(label, renamed)
             if not any(spelling in seen for spelling in _spellings(name)):
                 seen[label_name(name)] = split
     only_in = {name: split for name, split in seen.items() if split != source.main_split}
     return LabelNames(tuple(sorted(seen, key=natural_sort_key)), numbered=False, only_in=only_in)
+
+
+def missing_column_error(rows: Any, column: str) -> InputError:
+    """Build the error for training rows without a column whose values a model's outputs depend on.
+
+    Args:
+        rows: The training rows.
+        column: The column.
+    """
+    known = visible_columns(rows.column_names)
+    text = f"there is no column {column!r}{did_you_mean(column, known)}; columns of the training rows: "
+    return InputError(f"{text}{comma_separated(known)}")
 
 
 def _distinct_labels(
@@ -127,6 +141,35 @@ def map_label(label: Any, mapping: Mapping[str, str]) -> Any:
         mapping: The names of labels.
     """
     return next((mapping[spelling] for spelling in _spellings(label) if spelling in mapping), label)
+
+
+@lru_cache(maxsize=8)
+def find_unmatched_label(source: DataSource, column: str, entries: tuple[Any, ...]) -> str | None:
+    """Describes the first entry of an option that names no label of the rows; None if each names one.
+
+    Args:
+        source: The data source; nothing is known about one of which rows were left out.
+        column: Column of the label; dots select nested fields.
+        entries: Labels, or texts of labels.
+    """
+    loaded = split_loading.load_valid_splits(source)
+    if source.streaming or loaded.cut or not entries:
+        return None
+    known: dict[str, str] = {}
+    for rows in loaded.splits.values():
+        names = feature_names(rows.features, column)
+        top = column if column in rows.column_names else column.split(".")[0]
+        labels = _labels(rows, top, column) if top in rows.column_names else ()
+        valid = (label for label in labels if not isinstance(label, RowError))
+        for label in dict.fromkeys([*names, *range(len(names)), *valid]):
+            for spelling in _spellings(label):
+                known.setdefault(spelling, label_name(label))
+    unmatched = next((name for entry in entries if (name := label_name(entry)) not in known), None)
+    if unmatched is None:
+        return None
+    near = did_you_mean(unmatched, known)
+    shown = comma_separated([*dict.fromkeys(known.values())][:MAX_LABELS])
+    return f"no row has the label {unmatched!r}{near}; labels: {shown}"
 
 
 def is_ignored(label: Any, ignored: Sequence[Any]) -> bool:

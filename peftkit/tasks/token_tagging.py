@@ -18,7 +18,14 @@ from peftkit.errors import InputError, RowError
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, repair_tags, tag_problem
 from peftkit.tasks.columns import EMPTY, get_text, get_texts, get_value
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.labels import check_label_names, check_label_order, feature_names, match_label, natural_sort_key
+from peftkit.tasks.labels import (
+    check_label_names,
+    check_label_order,
+    feature_names,
+    match_label,
+    missing_column_error,
+    natural_sort_key,
+)
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.data_source import DataSource
@@ -313,7 +320,11 @@ def _find_tag_names(
         if names := feature_names(rows.features, column):
             _check_tags(names, scheme, column)
             return names, True
-        tops = {name.split(".")[0] if name not in rows.column_names else name for name in (column, words_column)}
+        tops = {name if name in rows.column_names else name.split(".")[0]: name for name in (column, words_column)}
+        if missing := [name for top, name in tops.items() if top not in rows.column_names]:
+            if split == source.main_split:
+                raise missing_column_error(rows, missing[0])
+            continue  # reported with the columns
         for index, row in enumerate(iterate(rows, sorted(tops))):
             try:
                 _, words = _read_words(row, words_column)

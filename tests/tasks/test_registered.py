@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from peftkit.errors import InputError, MissingFieldsError
 from peftkit.evaluate.evaluator import evaluate
 from peftkit.plugins import Entry, load_registry
 from peftkit.recipe import load_recipe
+from peftkit.tasks.dataset_task import DatasetTask
 from peftkit.tasks.hub_suites.hub_task import HubTask
 from peftkit.testing import check_task
 from tests.evaluate.test_evaluator import bind_input_blind_model
@@ -232,3 +234,23 @@ def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -
     wrong = load_recipe(file, load_registry(), [f"task.name={name}", *options, "task.group_column=shot"]).task
     with pytest.raises(InputError, match=r"group_column: there is no column 'shot' \(did you mean 'shop'\?\)"):
         wrong.load()
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+def test_columns_that_do_not_exist_are_reported_before_a_model_is_loaded(
+    name: str, write: Write, tmp_path: Path
+) -> None:
+    """The number of a head's outputs comes from the labels, so that they may not be empty for want of a column."""
+    entry = next(entry for entry in TASKS if entry.name == name)
+    recipe = recipe_for(entry, write, tmp_path)
+    columns = dict(recipe.task.column_options()) if isinstance(recipe.task, DatasetTask) else {}
+    overrides = [f"task.name={name}", *options_for(name, write)]
+    for option in columns.keys() & type(recipe.task).model_fields.keys():
+        wrong = load_recipe(tmp_path / "x.toml", load_registry(), [*overrides, f"task.{option}=no_such"]).task
+        with pytest.raises(InputError, match=r"there is no column 'no_such'"):
+            load_with_labels(wrong, recipe.task.labels)
+
+
+def load_with_labels(task: Task, labels: Sequence[str]) -> None:
+    assert tuple(task.labels) == tuple(labels)
+    task.load()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ GROWING = ("make_weights", "make_weight")
 """Methods of position embeddings that grow on demand."""
 WINDOWED = ("led",)
 """Model types that pad their encoder's input to a multiple of ``attention_window``; the padding takes positions too."""
-LENGTHENING = ("linear", "dynamic")
+LENGTHENING = ("linear",)
 """RoPE scaling types whose factor multiplies ``max_position_embeddings``."""
+SWITCHING = ("dynamic", "longrope", "su")
+"""RoPE scaling types that change the frequencies of all texts of a batch if one of them has more positions."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Positions:
     Attributes:
         encoder: positions of the encoder.
         decoder: positions of the decoder.
+        limit: why there are not more, if that is not obvious.
     """
 
     encoder: int | None = None
     decoder: int | None = None
+    limit: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ def count_positions(config: Any, kind: ModelKind, auto_class: str, **options: An
         by_side[side] = None if growing or not limits else min(limits)
     if config.model_type in WINDOWED and (available := by_side.get("encoder")):
         by_side["encoder"] = available - available % _window(config)
-    return Positions(**by_side)
+    kinds = {rope_type for side in sides for rope_type, _ in _switches(side_config(config, side))}
+    limit = f"beyond them, {min(kinds)!r} scaling changes how the other texts of a batch are read" if kinds else ""
+    return Positions(by_side.get("encoder"), by_side.get("decoder"), limit)
 
 
 def _window(config: Any) -> int:
@@ -153,6 +160,7 @@ def _shorter(recipe: Recipe, kind: ModelKind, positions: Positions, reserved: tu
         uses.append(f"{reserved[0]} reserves {reserved[1]}")
         lower = f"lower {reserved[0]}, "
     of_which = f", of which {' and '.join(uses)}" if uses else ""
+    of_which += f" ({positions.limit})" if positions.limit else ""
     return f"the model has only {number} positions{of_which}; {lower}shorten the text, or use a model with more"
 
 
@@ -210,10 +218,28 @@ def _configured_positions(config: Any, side: Side) -> int | None:
     number = next((n for name in names if (n := getattr(part, name, None)) is not None), None)
     if not isinstance(number, int) or number < 1:  # XLNet has -1 for unlimited
         return None
-    rope = getattr(part, "rope_parameters", None) or getattr(part, "rope_scaling", None) or {}
+    switches = [limit or number for _, limit in _switches(part)]
+    if switches:
+        return min(number, *switches)
+    rope = _rope_settings(part)
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor") or 1
     if kind in LENGTHENING:
         return int(number * factor)
     if kind == "yarn":
         return max(number, int((rope.get("original_max_position_embeddings") or number) * factor))
     return number
+
+
+def _rope_settings(config: Any) -> dict[str, Any]:
+    return getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+
+
+def _switches(config: Any) -> Iterator[tuple[str, int | None]]:
+    """Yield the RoPE scaling types that depend on the longest text of a batch, and up to which length they do not."""
+    rope = _rope_settings(config)
+    layers = [each for each in rope.values() if isinstance(each, dict)]  # by the type of layers, or for all
+    for each in (rope, *layers):
+        kind = each.get("rope_type", each.get("type"))
+        if isinstance(kind, str) and kind in SWITCHING:
+            original = each.get("original_max_position_embeddings")
+            yield kind, original or getattr(config, "original_max_position_embeddings", None)

@@ -20,6 +20,7 @@ from peftkit.tasks.labels import (
     check_label_order,
     feature_names,
     find_label_names,
+    find_unmatched_label,
     is_ignored,
     map_label,
     match_label,
@@ -187,6 +188,7 @@ class TextClassification(TextTask):
     def load(self) -> DatasetDict:
         if not self.is_evaluation_set:  # files may have changed
             find_label_names.cache_clear()
+            find_unmatched_label.cache_clear()
             train_feature_names.cache_clear()
         splits = super().load()
         self._check_label_names(splits)
@@ -208,9 +210,18 @@ class TextClassification(TextTask):
         names, origin = self._label_names(), "label_names" if self.configured_label_names() else "the training split"
         ordered = self._feature_names() if self.label_mapping or self.ignore_labels else names
         check_label_order(splits, self.label_column, ordered, origin)
+        self._check_named_labels()
         check_label_names(names, self.label_column)
         if reason := self._verbaliser_error(names):
             raise InputError(reason)
+
+    def _check_named_labels(self) -> None:
+        """Check that each label that an option names is in some row; those of an evaluation set may be in others."""
+        if self.is_evaluation_set:
+            return
+        for option, entries in (("label_mapping", tuple(self.label_mapping)), ("ignore_labels", self.ignore_labels)):
+            if problem := find_unmatched_label(self._data_source(), self.label_column, entries):
+                raise InputError(f"{option}: {problem}")
 
     def _label_problems(self, splits: Mapping[str, Any]) -> Iterator[OptionProblem]:
         try:

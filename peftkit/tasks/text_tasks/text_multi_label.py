@@ -20,6 +20,7 @@ from peftkit.tasks.labels import (
     feature_names,
     label_name,
     match_label,
+    missing_column_error,
     natural_sort_key,
 )
 from peftkit.tasks.sources import split_loading
@@ -271,6 +272,8 @@ def find_labels(
     for split, rows in loaded.splits.items():
         top = column if column in rows.column_names else column.split(".")[0]
         if top not in rows.column_names:
+            if split == source.main_split:
+                raise missing_column_error(rows, column)
             continue  # reported with the columns
         for index, row in enumerate(rows.select_columns([top])):
             if not has_column(row, column):

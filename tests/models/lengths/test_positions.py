@@ -295,7 +295,11 @@ def test_targets_are_limited_to_the_decoders_positions() -> None:
     ("rope", "expected"),
     [
         ({"rope_type": "linear", "factor": 4.0}, 4 * NUMBER),
-        ({"rope_type": "dynamic", "factor": 2.0}, 2 * NUMBER),
+        ({"rope_type": "dynamic", "factor": 2.0}, NUMBER),
+        ({"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 20}, 20),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 20, "factor": 4.0}, 20),
+        ({"rope_type": "longrope", "factor": 4.0}, NUMBER),
+        ({"full": {"rope_type": "longrope", "original_max_position_embeddings": 20}, "local": {}}, 20),
         ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 20}, 80),
         ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 20}, NUMBER),
         ({"rope_type": "default"}, NUMBER),
@@ -306,6 +310,39 @@ def test_scaled_rotary_positions_are_counted(rope: dict[str, Any], expected: int
     key = "rope_parameters" if hasattr(config, "rope_parameters") else "rope_scaling"
     setattr(config, key, {"rope_theta": 10_000.0, **rope})
     assert count_positions(config, "decoder", "AutoModelForCausalLM") == Positions(decoder=expected)
+
+
+LONG_FACTORS = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 20}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "positions"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, NUMBER),
+        ("phi3", {"rope_type": "longrope", **LONG_FACTORS}, 20),
+    ],
+)
+def test_no_text_changes_how_the_others_of_a_batch_are_read(
+    name: str, rope: dict[str, Any], positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotary frequencies that depend on the longest text would make scores depend on the batch, and on those before."""
+    monkeypatch.setitem(ARCHITECTURES, name, ("decoder", LLAMA, Positions(decoder=positions)))
+    config = tf.AutoConfig.for_model(name, **{"vocab_size": 500, "pad_token_id": 0, "eos_token_id": 1, **LLAMA})
+    key = "rope_parameters" if hasattr(config, "rope_parameters") else "rope_scaling"
+    setattr(config, key, {"rope_theta": 10_000.0, **rope})
+    if name == "phi3":  # the installed transformers has it in one of two places
+        config.original_max_position_embeddings = 20
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    family = family_for(name, config, recipe())
+    assert family.max_source_length == positions - 8
+    rows = tokenize(family, [Example("a " * 200, "b", ("b", "c")), Example("a", "b", ("b", "c"))])
+    alone = [family.loglikelihoods(model, [row], CPU).loglikelihoods[0] for row in rows[::-1]]
+    together = family.loglikelihoods(model, rows, CPU).loglikelihoods
+    torch.testing.assert_close(together, alone[::-1])
+    reason = f"beyond them, '{rope['rope_type']}' scaling changes how the other texts of a batch are read"
+    assert f"the model has only {positions} positions" in family.source_remedy
+    assert reason in family.source_remedy
 
 
 def test_encoder_and_decoder_may_have_different_positions() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,41 @@ def test_names_and_numbers_of_class_labels_are_mapped_and_ignored(
     task = label_task(tmp_path / "a.parquet", ignore_labels=ignored, **options)
     assert [example.target for example in examples(task)] == targets
     assert task.labels == tuple(dict.fromkeys(targets))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "class_label"])
+@pytest.mark.parametrize(
+    ("options", "unmatched"),
+    [
+        ({"label_mapping": {"goood": "x"}}, "goood' (did you mean 'good'?); labels: "),
+        ({"label_mapping": {"good": "x", "": "y"}}, "'; labels: "),
+        ({"label_mapping": {"Good": "x"}}, "Good' (did you mean 'good'?); labels: "),
+        ({"ignore_labels": ("unsur",)}, "unsur' (did you mean 'unsure'?); labels: "),
+        ({"ignore_labels": (7,)}, "7'; labels: "),
+        ({"ignore_labels": (True,)}, "true'; labels: "),
+        ({"ignore_labels": ("unsure",)}, ""),
+        ({"label_mapping": {"unsure": "bad"}}, ""),
+        ({"label_mapping": {"good": "fine", "bad": "poor"}, "label_names": ("poor", "fine", "unsure")}, ""),
+    ],
+)
+def test_mapped_and_ignored_labels_are_in_the_data(
+    form: str, options: dict[str, Any], unmatched: str, write: Write, tmp_path: Path
+) -> None:
+    labels = ["bad", "good", "unsure"]
+    file = tmp_path / "a.parquet"
+    if form == "class_label":
+        features = Features({"text": Value("string"), "label": ClassLabel(names=labels)})
+        Dataset.from_list(labelled([0, 1, 2]), features=features).to_parquet(file)
+    else:
+        file = write(f"a.{form}", labelled(labels))
+    task = label_task(file, **options)
+    if not unmatched:
+        task.load()
+        return
+    text = f"{next(iter(options))}: no row has the label '{unmatched}"
+    with pytest.raises(InputError, match=re.escape(text)):
+        task.load()
+    assert any(text in problem.text for problem in task.find_data_problems())
 
 
 def test_labels_of_all_splits_are_labels(write: Write, caplog: pytest.LogCaptureFixture) -> None:
