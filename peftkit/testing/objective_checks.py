@@ -39,6 +39,8 @@ ARCHITECTURES: Mapping[ModelKind, str] = {"encoder-decoder": "t5", "decoder": "l
 ROWS = 6
 """Number of examples that are checked."""
 TOLERANCE = 1e-4
+OTHER_SETTINGS = {"max_new_tokens": 1, "num_beams": 2, "scoring": "norm", "stop": ("e", "a")}
+"""Settings that differ from the defaults."""
 
 
 def check_objective(
@@ -177,10 +179,6 @@ def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
             f"the prediction of row {first['index']} is {first['prediction']!r} with its answer and "
             f"{second['prediction']!r} without"
         )
-
-
-OTHER_SETTINGS = {"max_new_tokens": 1, "num_beams": 2, "scoring": "norm", "stop": ("e", "a")}
-"""Settings that differ from the defaults."""
 
 
 def _check_settings(base: LoadedBase, recipe: Recipe) -> None:
