@@ -47,6 +47,8 @@ class Objective(Component):
     used_settings: ClassVar[tuple[str, ...] | None] = None
     """The settings of evaluation that predictions depend on, of ``max_new_tokens``, ``num_beams``, ``scoring`` and
     ``stop``; a recipe that sets another one is refused. None, the default, if it is not declared."""
+    card_metadata: ClassVar[Mapping[str, str]] = {}
+    """Metadata of the model cards of folders that have the files of ``export``, such as ``pipeline_tag``."""
     refuses_long_rows: ClassVar[bool] = False
     """Whether rows that are too long are errors instead of truncated, so that ``check`` tokenizes the first rows."""
     needs_reference: ClassVar[bool] = False
@@ -108,6 +110,15 @@ class Objective(Component):
             context: The context.
         """
         return {}
+
+    def describe_usage(self, settings: Mapping[str, Any], *, has_files: bool) -> str:
+        """Describe in Markdown, for a model card, how the model is used beyond loading it; empty by default.
+
+        Args:
+            settings: What ``model_settings`` returned when the model was trained.
+            has_files: Whether the folder of the card, which it calls ``FOLDER``, has the files that ``export`` writes.
+        """
+        return ""
 
     def export(self, folder: Path, context: ObjectiveContext) -> None:
         """Write further files of the format that a library reads such models in; by default none.

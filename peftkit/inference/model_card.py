@@ -28,11 +28,16 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
     summary = RunDirectory(path).summary()
     environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
     selected, cost = summary["selected"], summary["cost"]
+    objective = recipe.objective_for(summary["model_kind"]) if summary.get("model_kind") else None
+    # Other folders have the files of peftkit alone.
+    has_files = objective is not None and (merged or recipe.method.loaded_by in ("transformers", "peft"))
     header = ["---", "tags: [peftkit]"]
     if HUB_ID.fullmatch(recipe.model.name):  # a local path means nothing on the hub
         header.insert(1, f"base_model: {json.dumps(recipe.model.name)}")
+    metadata = dict(objective.card_metadata) if objective is not None and has_files else {}
     if recipe.method.name != "full" and not merged and (path / "model" / "adapter_config.json").is_file():
-        header.append("library_name: peft")
+        metadata.setdefault("library_name", "peft")
+    header += [f"{key}: {value}" for key, value in metadata.items()]
     lines = [*header, "---", f"# {recipe.run.name}", ""]
     weights = "merged weights of the selected checkpoint" if merged else "the selected checkpoint"
     lines += [
@@ -51,7 +56,10 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         lines += ["", f"| {name}, {rows:,} examples | value | 95 % interval |", "|---|---|---|"]
         lines += [f"| {key} | {value:.4f} | {_interval(key, value, rows)} |" for key, value in selected[name].items()]
     trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
-    lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged), "", "## Training"]
+    lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged)]
+    if objective is not None and (usage := objective.describe_usage(_loading_record(path), has_files=has_files)):
+        lines += ["", usage]
+    lines += ["", "## Training"]
     lines += [
         "",
         f"{examples} test examples, seed {summary['seed']}. Trainable parameters: {trained:,} of {total:,}. Cost: "
@@ -66,6 +74,12 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _loading_record(path: Path) -> dict[str, Any]:
+    """Returns what a run recorded of its model; empty for runs of older versions."""
+    file = path / "loading.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:

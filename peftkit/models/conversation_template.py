@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.types import GENERATION_TAG, Conversation, Example, TokenizedRow, TrainOn
-from peftkit.errors import InputError, RowError, summarize_error
+from peftkit.errors import InputError, LengthError, RowError, summarize_error
 from peftkit.models.text_encoding import decode_generated, describe_ids_without_embedding
 
 ASSISTANT = "assistant"
@@ -329,7 +329,7 @@ class ConversationTemplate:
         names = ("the prompt", "the last message"), ("train.max_source_length", "train.max_target_length")
         for ids, part, option, most in zip((prompt, target), *names, self.max_lengths, strict=True):
             if len(ids) > most:
-                raise RowError(
+                raise LengthError(
                     FIELD, f"{part} has {len(ids)} tokens, but {option} is {most}; conversations are not cut"
                 )
 

@@ -26,6 +26,12 @@ MODES: Mapping[str, PoolingMode] = {
 OTHER_MODES = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 MODULES = "sentence_transformers.models"
 """Where sentence-transformers' modules were in all versions so far; later ones still read these names."""
+POOLED: Mapping[str, str] = {
+    "mean": "the mean of the states of its tokens",
+    "cls": "the state of its first token",
+    "lasttoken": "the state of its last token",
+}
+"""What each mode of pooling gives, for model cards."""
 SUPPORTED = ("Transformer", "Pooling", "Normalize")
 
 
@@ -51,6 +57,10 @@ class VectorObjective(Objective):
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder", "decoder")
     used_settings = ()
+    card_metadata: ClassVar[Mapping[str, str]] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+    }
 
     def head(self, task: Task) -> Head:
         """Return that the model has no head: hidden states are the outputs."""
@@ -192,12 +202,33 @@ class VectorObjective(Objective):
         """The name of the similarity in sentence-transformers."""
         return "cosine"
 
-    def describe_outputs(self, task: Task, calibration: Mapping[str, Any]) -> str:
-        """Describe how vectors are computed with sentence-transformers."""
-        return (
-            "If this folder has a `modules.json`, [sentence-transformers](https://sbert.net) reads the pooling and the "
-            'prompts from it: `SentenceTransformer("FOLDER").encode(texts)`.'
+    def describe_usage(self, settings: Mapping[str, Any], *, has_files: bool) -> str:
+        """Describe how states of tokens become vectors, and how sentence-transformers computes them."""
+        pooling = settings.get("pooling", {})
+        prompts = {name: text for name, text in settings.get("prompts", {}).items() if text}
+        states = POOLED.get(pooling.get("mode"), "pooled from the states of a text's tokens")
+        length = ", divided by its length" if pooling.get("normalize") else ""
+        compared = "dot product" if self.similarity_name == "dot" else "cosine similarity"
+        text = (
+            "The outputs of the transformer are states of tokens. The vector of a text is "
+            f"{states}{length}; vectors are compared by {compared}."
         )
+        if prompts:
+            named = " and ".join(f"`{prompt}` before each {name}" for name, prompt in prompts.items())
+            text += f" Texts were trained with prompts: {named}."
+        if not has_files:
+            return f"{text} `peftkit predict FOLDER` computes these vectors."
+        names = [f', prompt_name="{name}"' if prompts else "" for name in ("query", "document")]
+        code = [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("FOLDER")',
+            f'queries = model.encode(["a query"]{names[0]})',
+            f'documents = model.encode(["a document", "another one"]{names[1]})',
+            "similarities = model.similarity(queries, documents)",
+        ]
+        intro = "[sentence-transformers](https://sbert.net) reads pooling and prompts from the files of this folder:"
+        return "\n".join([text, "", intro, "", "```python", *code, "```"])
 
 
 def resolve_pooling(objective: VectorObjective, context: ObjectiveContext) -> Pooling:

@@ -39,6 +39,14 @@ ARCHITECTURES: Mapping[ModelKind, str] = {"encoder-decoder": "t5", "decoder": "l
 ROWS = 6
 """Number of examples that are checked."""
 TOLERANCE = 1e-4
+OTHER_SETTINGS: dict[str, Any] = {
+    "max_new_tokens": 1,
+    "num_beams": 2,
+    "scoring": "norm",
+    "stop": ("e", "a"),
+    "candidate_end": False,
+}
+"""Settings that differ from the defaults."""
 
 
 def check_objective(
@@ -177,16 +185,6 @@ def _check_predictions(base: LoadedBase, recipe: Recipe) -> None:
             f"the prediction of row {first['index']} is {first['prediction']!r} with its answer and "
             f"{second['prediction']!r} without"
         )
-
-
-OTHER_SETTINGS: dict[str, Any] = {
-    "max_new_tokens": 1,
-    "num_beams": 2,
-    "scoring": "norm",
-    "stop": ("e", "a"),
-    "candidate_end": False,
-}
-"""Settings that differ from the defaults."""
 
 
 def _check_settings(base: LoadedBase, recipe: Recipe) -> None:

@@ -90,7 +90,9 @@ def test_a_run_without_its_data_predicts_exports_merges_and_loads(
     model, _ = peftkit.load_model(tmp_path / "exported")
     assert type(model) is type(finished.model)
     save_merged(finished, tmp_path / "merged")
-    assert (tmp_path / "merged" / "README.md").is_file()
+    for folder in (tmp_path / "exported", tmp_path / "merged"):
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert ("SentenceTransformer(" in card) == (folder / "modules.json").is_file(), "the card is that of the files"
 
 
 @pytest.mark.parametrize("entry", [e for e in TASKS if issubclass(e.component, DatasetTask)], ids=lambda e: e.name)

@@ -273,3 +273,22 @@ def test_answers_of_baselines_are_short() -> None:
     assert objective.answer_text(answer, example) == example.target
     assert objective.answer_text("0", example) == ""
     assert registry_with(objective).find("objective", objective.name).component is ContrastiveEmbedding
+
+
+def test_model_cards_say_how_vectors_are_computed() -> None:
+    settings = {
+        "pooling": {"mode": "cls", "normalize": True, "source": "recipe"},
+        "prompts": {"query": "find: ", "document": ""},
+    }
+    objective = ContrastiveEmbedding(similarity="dot")
+    text = objective.describe_usage(settings, has_files=True)
+    assert (
+        "The vector of a text is the state of its first token, divided by its length; vectors are compared by dot"
+        in text
+    )
+    assert "`find: ` before each query" in text
+    assert 'model.encode(["a query"], prompt_name="query")' in text
+    alone = objective.describe_usage({**settings, "prompts": {}}, has_files=False)
+    assert "SentenceTransformer" not in alone
+    assert "prompts" not in alone
+    assert alone.endswith("`peftkit predict FOLDER` computes these vectors.")

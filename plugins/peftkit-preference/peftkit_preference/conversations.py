@@ -13,7 +13,7 @@ from peftkit import Example, InputError, Objective, ObjectiveContext, RowError, 
 from peftkit.components.types import Conversation
 from peftkit.objectives.chat_completion import TEMPLATE_FILE, read_template
 from peftkit.tasks.chat import Message, is_messages, message_text, parse_json, read_messages
-from peftkit.tasks.columns import get_value
+from peftkit.tasks.columns import get_value, short_repr
 
 MESSAGES = "lists of messages"
 
@@ -50,9 +50,9 @@ class PreferenceObjective(Objective):
                 option = "chat_template" if self.chat_template else "chat_template_kwargs"
                 raise InputError(f"objective.{option}: has no effect, because rows have no {MESSAGES}; leave it out")
             return [dict(row) for row in context.family.tokenize_completions(examples, ranked=ranked)]
-        return [self._tokenize(example, context, ranked=ranked) for example in examples]
+        return [self._tokenize_messages(example, context, ranked=ranked) for example in examples]
 
-    def _tokenize(self, example: Example, context: ObjectiveContext, *, ranked: bool) -> dict[str, Any]:
+    def _tokenize_messages(self, example: Example, context: ObjectiveContext, *, ranked: bool) -> dict[str, Any]:
         prompt = example.conversation
         if prompt is None:
             raise RowError("prompt", f"is a text, but other rows have {MESSAGES}; use one form")
@@ -156,6 +156,9 @@ def split_messages(
     Raises:
         RowError: A message is invalid, or a completion is not one message of the assistant.
     """
+    for value, column in zip(values, columns[1:], strict=True):
+        if not is_messages(parse_json(value, column)):
+            raise RowError(column, f"must be a list of messages, as in {columns[1]!r}, not {short_repr(value)}")
     both = [read_prompt(row, value, column) for value, column in zip(values, columns[1:], strict=True)]
     if prompt is not None:
         start = read_prompt(row, prompt, columns[0])

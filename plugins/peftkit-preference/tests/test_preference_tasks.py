@@ -80,7 +80,7 @@ def test_an_implicit_prompt_ends_with_a_whole_word(row: tuple[str, str], expecte
         ({}, {**PAIR, "chosen": " "}, "chosen: is empty"),
         ({}, {**PAIR, "rejected": None}, "rejected: is empty"),
         ({}, {**PAIR, "prompt": ""}, "prompt: is empty"),
-        ({}, {**PAIR, "chosen": [{"role": "user", "content": "x"}]}, "chosen: must be a text"),
+        ({}, {**PAIR, "chosen": [{"role": "user", "content": "x"}]}, "rejected: must be a list of messages"),
         ({}, {"prompt": "x", "chosen": "a", "rejectd": "b"}, "rejected: there is no such field.*'rejectd'"),
         ({"implicit_prompt": True}, {"chosen": "a b", "rejected": "c d"}, "chosen: does not start with the same words"),
     ],
