@@ -135,7 +135,9 @@ def find_delimiter(column: Column) -> str | None:
             continue
         # Labels are combined freely, unlike the parts of a name or of a number.
         repeated = any(len({*each}) < len(each) for each in several)
-        if not repeated and len(labels) < len({*map(frozenset, parts)}):
+        alone = {each[0] for each in parts if len(each) == 1}
+        also_combined = alone.intersection(label for each in several for label in each)
+        if not repeated and (also_combined or len(labels) < len({*map(frozenset, parts)})):
             return delimiter
     return None
 
