@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.tasks.dataset_task import DatasetTask
-from peftkit.tasks.sources.answer_columns import answer_columns, find_delimiter, is_named
+from peftkit.tasks.sources.answer_columns import ROW_ID, answer_columns, find_delimiter, is_named
 from peftkit.tasks.sources.data_sample import Column, DataSample
 
 NAMES = (
@@ -90,6 +90,17 @@ def test_answers_are_never_unsure_of_what_they_cannot_be(sample: DataSample) -> 
 )
 def test_delimiters_are_those_of_labels_that_are_combined_freely(cells: list[str], delimiter: str | None) -> None:
     assert find_delimiter(Column("x", cells, len(cells))) == delimiter
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, True) for name in ("id", "qid1", "user_id", "docId", "Unnamed: 0", "row number", "rowNumber", "idx")),
+        *((name, False) for name in ("valid", "is_paid", "paid", "label", "hybrid", "rowing")),
+    ],
+)
+def test_names_that_identify_rows(name: str, expected: bool) -> None:
+    assert bool(ROW_ID.fullmatch(name)) is expected
 
 
 @pytest.mark.parametrize(
