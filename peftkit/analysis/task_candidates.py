@@ -17,7 +17,7 @@ from peftkit.recipe.resolve import model_config, model_kind
 
 DOUBT = 0.15
 """How much worse another reading of the data may be than the best for it to be worth a question."""
-UNLIKELY = 0.35
+UNLIKELY = 0.25
 """How much worse it may be for it to be worth a comment in the recipe."""
 WEAK = 0.35
 """A reading with a lower score does not replace one that fails for a reason that the user can act on."""

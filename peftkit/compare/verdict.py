@@ -211,7 +211,7 @@ def _insufficient(evidence: Evidence, ranked: Sequence[str]) -> Iterator[str]:
         leader = ranked[0]
         yield (
             f"no method learned the task: none beats the {name} answer ({evidence.baselines[name]:.4f}) beyond noise; "
-            f"the highest score is {evidence.posterior.estimates[leader].score:.4f}, by {leader}. Likely causes: "
+            f"the best score is {evidence.posterior.estimates[leader].score:.4f}, by {leader}. Likely causes: "
             + "; ".join(_likely_causes(evidence))
         )
 

@@ -23,7 +23,7 @@ class Squad(EvaluateMetric):
     """
 
     name: Literal["squad"] = "squad"
-    kinds: ClassVar[tuple[TaskKind, ...]] = ("span_qa",)
+    kinds: ClassVar[tuple[TaskKind, ...]] = ("span_qa", "generation")
     values: ClassVar[tuple[str, ...]] = ("squad_exact_match", "squad_f1")
     is_mean_of_examples: ClassVar[bool] = True
 

@@ -6,6 +6,8 @@ import re
 
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "emotion", "topic", "intent", "target", "stance")
 """Names of columns with labels."""
+FLAG_PREFIXES = ("is_", "has_")
+"""How names of columns with truth values start."""
 LABEL_LIST_NAMES = ("tags", "topics", "genres", "categories", "classes", "emotions", "aspects")
 """Names of columns with lists of labels, beside those of one label."""
 MESSAGES_NAMES = ("messages", "conversations", "conversation")

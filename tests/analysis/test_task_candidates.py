@@ -122,6 +122,9 @@ CASES = {
     "negative, neutral, positive": labels(
         "label", rows(text=text(), label=one_of(-1, 0, 1)), ignore_labels=None, asks=True
     ),
+    "a label beside truth values": labels(
+        "label", rows(text=text(), label=one_of(0, 1), edited=whole(0, 1), is_reply=whole(0, 1))
+    ),
     "two kinds of labels": labels(
         "sentiment", rows(text=text(), sentiment=one_of("p", "n"), topic=lambda i: "xyz"[i * i % 3]), asks=True
     ),
@@ -190,7 +193,14 @@ CASES = {
     ),
     "is it a duplicate": labels(
         "is_duplicate",
-        rows(id=lambda i: i, qid1=lambda i: 2 * i, question1=text(), question2=text(), is_duplicate=one_of(0, 1)),
+        rows(
+            id=lambda i: i,
+            qid1=whole(0, 500),
+            qid2=whole(0, 500),
+            question1=text(),
+            question2=text(),
+            is_duplicate=one_of(0, 1),
+        ),
         text_pair_column="question2",
     ),
     "anchors": pairs(rows(anchor=text(), positive=text()), negative_columns=None),

@@ -70,7 +70,11 @@ NOT_PUBLIC = {
     "FreeGeneration": "of the built-in objectives that generate answers",
     "pseudo_values": "Metric.is_mean_of_examples names its module",
     **dict.fromkeys(
-        ("DataSample", "Column", "column_names", "held_out_options", "local_files", "local_splits"),
+        (
+            *("DataSample", "Column", "column_names", "held_out_options", "local_files", "local_splits"),
+            *("path_option", "answer_columns", "constant_answer", "decimal_commas", "find_delimiter", "find_pair"),
+            *("is_named", "is_rare", "unlabeled_value", "FEW_LABELS", "MAX_WORDS", "ROWS_PER_LABEL"),
+        ),
         "of tasks that recognize users' data",
     ),
     **dict.fromkeys(("file_encoding", "file_format", "guess_sample_by"), "of tasks that recognize users' data"),

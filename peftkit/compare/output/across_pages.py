@@ -75,7 +75,7 @@ def notes(aggregate: AcrossTasks) -> list[str]:
             "score: normalised so that 0 is the best constant answer and 1 the expected score of the best method; "
             "the mean over tasks and models with equal weights",
             "iqm: the interquartile mean; rank: the mean rank, 1 is best",
-            "P(best): the probability of the highest score",
+            "P(best): the probability of the best score",
         ]
     else:
         lines.append("rank: the mean rank, 1 is best; P(best): the probability of the lowest mean rank")

@@ -29,7 +29,7 @@ def notes(comparison: Comparison, *, wide: bool = False) -> list[str]:
     lines += comparison.remarks
     lines += _keyword_notes(comparison)
     if comparison.baselines:
-        lines.append("baseline: input-blind; constant is the single answer that scores highest")
+        lines.append("baseline: input-blind; constant is the single answer that scores best")
     if wide:
         lines += _pairwise_notes(comparison, several)
     if comparison.noise is not None:
@@ -71,7 +71,7 @@ def _score_notes(comparison: Comparison, several: bool) -> Iterator[str]:
     if several:
         yield (
             "score: expected for new seeds and a new tuning, shrunk towards the mean of all methods; P(best): the "
-            "probability of the highest score"
+            "probability of the best score"
         )
     if comparison.examples:
         seeds = ", and seeds where there are several" if several else ""

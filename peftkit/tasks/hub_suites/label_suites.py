@@ -8,6 +8,7 @@ from typing import Any
 from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite
 from peftkit.tasks.multiple_choice import MultipleChoice
 from peftkit.tasks.text_tasks.text_classification import TextClassification
+from peftkit.tasks.text_tasks.text_generation import TextGeneration
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.text_tasks.text_regression import TextRegression
 from peftkit.tasks.token_tagging import TokenTagging
@@ -148,7 +149,7 @@ SUPER_GLUE = HubSuite(
     paper="SuperGLUE, Wang et al., 2019",
     licence="that of each dataset's authors; see the card",
     note="The published test splits have no labels: test is the published validation split, and dev is a share of the "
-    "training rows. ReCoRD, whose questions have several right answers, is not included.",
+    "training rows. ReCoRD's questions have several right answers: the first is trained, and all are references.",
     sets={
         "boolq": _super_glue(
             *("boolq", _columns("passage", "question"), FALSE_TRUE, 0.1),
@@ -181,6 +182,19 @@ SUPER_GLUE = HubSuite(
             metric="f1",
             metrics=("f1",),
             sizes=sizes(27243, 4848, 9693),
+        ),
+        "record": HubSet(
+            base=TextGeneration,
+            path="aps/super_glue",
+            options={
+                **{"config": "record", "source_column": "passage", "target_column": "answers"},
+                **{"group_column": "passage", **tested_on_validation(0.02)},
+            },
+            template="record query: {query} entities: {entities} passage: {source}",
+            computed={"entities": ("entities", ", ".join)},
+            metric="squad_f1",  # ReCoRD is scored as SQuAD is
+            metrics=("squad",),
+            sizes=sizes(100730, 10000, 10000),
         ),
         "rte": _super_glue(
             *("rte", _columns("premise", "hypothesis"), ENTAILMENT, 0.1),

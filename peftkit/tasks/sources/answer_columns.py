@@ -28,7 +28,11 @@ MAX_LABEL_WORDS = 3
 """Cells whose parts have more words on average do not have several labels."""
 DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 """A number with a decimal comma."""
-ROW_ID = re.compile(r"unnamed: \d+|index|idx|g?u?id|row|.*[_\s.-](id|idx|index|no|nr)|row_?num(ber)?", re.IGNORECASE)
+ROW_ID = re.compile(
+    r"unnamed: \d+|index|idx|([a-z]|uu|gu|doc|item|user|post|tweet|row)?id\d*|row|row[_ ]?num(ber)?"
+    r"|.*[_\s.-](id|idx|index|no|nr)\d*|.*[a-z](?-i:I[dD])\d*",
+    re.IGNORECASE,
+)
 """Names of columns that number or identify rows."""
 
 
@@ -135,7 +139,9 @@ def find_delimiter(column: Column) -> str | None:
             continue
         # Labels are combined freely, unlike the parts of a name or of a number.
         repeated = any(len({*each}) < len(each) for each in several)
-        if not repeated and len(labels) < len({*map(frozenset, parts)}):
+        alone = {each[0] for each in parts if len(each) == 1}
+        also_combined = alone.intersection(label for each in several for label in each)
+        if not repeated and (also_combined or len(labels) < len({*map(frozenset, parts)})):
             return delimiter
     return None
 
@@ -180,6 +186,8 @@ def _judge_labels(column: Column) -> float:
         score += 0.1
     if not named and ROW_ID.fullmatch(column.name):
         score = 0.3
+    elif not named and column.name.lower().startswith(column_names.FLAG_PREFIXES):
+        score = 0.65
     if find_delimiter(column):
         return score / 2
     if column.label_names or not column.is_number:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -258,7 +259,7 @@ def _read_sample(source: DataSource, key: tuple[Any, ...]) -> DataSample:
             values.setdefault(name, []).append(value)
     columns = {
         name: Column(
-            name, [value for value in column if value is not None], len(head), feature_names(rows.features, name)
+            name, [value for value in column if not _is_missing(value)], len(head), feature_names(rows.features, name)
         )
         for name, column in values.items()
     }
@@ -291,13 +292,16 @@ def _flatten(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
+def _is_missing(value: Any) -> bool:
+    """Returns whether a row lacks a value; pandas writes such numbers as NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool):
         return False
-    if isinstance(value, int | float):
-        return True
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -92,7 +92,8 @@ class TextMultiLabel(TextTask):
         if len(flags) < 2 or not texts:
             return
         best = max(answer.as_labels for answer in answers)
-        others = any(answer.as_labels == best and answer.name not in flags for answer in answers)
+        named = [answer.name for answer in answers if is_named(answer.column, column_names.LABEL_NAMES)]
+        others = any(answer.name not in flags or answer.name in named for answer in answers if answer.as_labels == best)
         reason = f"{comma_separated(flags)} say with 1 or 0 whether a row has the label"
         yield TaskMatch(0.3 if others else 0.55 if len(flags) == 2 else 0.8, {**texts, "label_columns": flags}, reason)
 

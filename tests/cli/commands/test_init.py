@@ -395,3 +395,54 @@ def test_no_more_than_four_questions_are_asked(peftkit: Peftkit, data: str, monk
     monkeypatch.setattr(sys, "stdin", terminal)
     assert peftkit("init", data, "--name", "first")[0] == 0
     assert 1 <= terminal.tell() <= 4
+
+
+CHATS = [
+    {"messages": [{"role": "user", "content": f"what is {i}"}, {"role": "assistant", "content": f"it is {i}"}]}
+    for i in N
+]
+
+
+def test_a_base_model_gets_a_chat_template(peftkit: Peftkit, tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_bytes(_jsonl(CHATS))
+    assert peftkit("init", "chats.jsonl", "--model", "pocket-decoder", "--yes")[::2] == (0, "")
+    text = (tmp_path / "chats.toml").read_text(encoding="utf-8")
+    assert "# the tokenizer has none, as those of base models; " in text
+    assert "chat_template = '''\n{%- for message in messages %}" in text
+    assert peftkit("check", "chats.toml")[0] == 0
+    code, out, _ = peftkit("task", "preview", "chats.toml", "-n", "1")
+    assert code == 0
+    assert "it is 0</s>" in out
+
+
+@pytest.mark.parametrize("data", ["films.csv", "*.csv"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_recipes_in_another_folder_find_the_data_and_name_commands_that_work(
+    data: str, inside: bool, peftkit: Peftkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films.csv").write_text(ROWS, encoding="utf-8")
+    code, out, _ = peftkit("init", data, "--model", "pocket-encoder", "--yes", "--in", "to train", "--name", "films")
+    assert code == 0
+    assert out.splitlines()[-2:] == ["peftkit run 'to train/films.toml'", "peftkit sweep 'to train/films_sweep.toml'"]
+    text = (tmp_path / "to train" / "films.toml").read_text(encoding="utf-8")
+    assert "# Check it:  peftkit check 'to train/films.toml'\n" in text
+    if inside:
+        monkeypatch.chdir("to train")
+    assert peftkit("check", "films.toml" if inside else "to train/films.toml")[0] == 0
+
+
+def test_patterns_are_written_as_such(peftkit: Peftkit, tmp_path: Path) -> None:
+    for part in "ab":
+        (tmp_path / f"{part}.csv").write_text(ROWS, encoding="utf-8")
+    code, out, _ = peftkit("init", "?.csv", "--model", "pocket-encoder", "--yes", "--name", "films")
+    assert code == 0
+    assert "in 120 rows" in out
+    assert 'path = { "glob" = "?.csv" }' in (tmp_path / "films.toml").read_text(encoding="utf-8")
+
+
+def test_a_time_that_is_typed_is_checked(peftkit: Peftkit, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("\n\nsoon\n"))
+    code, _, err = peftkit("init", data)
+    assert code == 2
+    assert "soon" in err.splitlines()[-1]
+    assert not Path("films.toml").exists()

@@ -64,6 +64,12 @@ ROWS: Mapping[tuple[str, str], Callable[[], Dataset]] = {
         }
     ),
     ("super_glue", "multirc"): lambda: labelled("paragraph", "question", "answer", labels=FALSE_TRUE),
+    ("super_glue", "record"): lambda: listed(
+        lambda i: {
+            **{"passage": sentence(i), "query": f"@placeholder is {i}", "entities": [f"Ann {i}", f"Bob {i}", "Rome"]},
+            **{"answers": [f"Ann {i}", f"Bob {i}"], "idx": {"passage": i // 2, "query": i}},
+        }
+    ),
     ("super_glue", "rte"): lambda: labelled("premise", "hypothesis", labels=GLUE_LABELS),
     ("super_glue", "wic"): lambda: labelled("word", "sentence1", "sentence2", labels=FALSE_TRUE),
     ("super_glue", "wsc"): lambda: labelled("text", "span1_text", "span2_text", labels=FALSE_TRUE),
@@ -150,6 +156,10 @@ EXAMPLES: Mapping[tuple[str, str], tuple[str, str]] = {
         "copa premise: the red thing number 0 is here question: What was the cause? "
         "choices: A - it fell 0 B - it rose 0",
         "it fell 0",
+    ),
+    ("super_glue", "record"): (
+        "record query: @placeholder is 0 entities: Ann 0, Bob 0, Rome passage: the red thing number 0 is here",
+        "Ann 0",
     ),
     ("super_glue", "wsc"): (
         "wsc text: the red text number 0 is here question: Does the red span2_text number 0 is here refer to "
