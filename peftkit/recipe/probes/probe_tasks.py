@@ -138,7 +138,7 @@ def find_metric(task: Task, value: str, metrics: Iterable[type[Metric]]) -> tupl
         return None
     wanted = value.removesuffix(NORM_SUFFIX)
     fitting = (each for each in metrics if type(task).kind in each.kinds and wanted in _value_names(each))
-    return tuple(each() for each in fitting)[:1]
+    return tuple(each() for each in fitting)[:1]  # type: ignore[call-arg]
 
 
 def make_probe(recipe: Recipe, config: ProbeConfig, find_task: FindTask, metrics: Iterable[type[Metric]]) -> Probe:
