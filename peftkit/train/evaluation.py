@@ -73,12 +73,18 @@ class Evaluations(LoopCallback):
             RunError: No score on dev was finite.
         """
         state = self.trainer.state
+        self._probe_seconds = 0.0
         self.selection.finish(
             state.progress.step,
             lambda splits: self._evaluate_splits(splits)[0],
             resumed=bool(state.resumed_after_steps),
             evaluations=len(state.evaluations),
         )
+
+    @property
+    def probe_seconds(self) -> float:
+        """The seconds that the probes took of all evaluations, after training."""
+        return self._probe_seconds + sum(row.get(PROBE_SECONDS, 0.0) for row in self.trainer.state.evaluations)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number and digest of the evaluations, and the index of the selected one."""
