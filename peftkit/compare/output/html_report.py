@@ -234,13 +234,21 @@ def _tables(number: int, group: RunGroup, comparison: Comparison) -> str:
     caption = f"{comparison.task} with {comparison.model}: {score}; cost in {comparison.by}"
     tables = _table(caption, table_rows(comparison, wide=True), notes(comparison, wide=True))
     for name in common_probes(group):
-        retention = compare_retention(group, name, by=comparison.by, metric=comparison.metric)
-        page = retention_page(retention)
-        tables += f"<h3>Forgetting on {html.escape(name)}</h3>{_table(page.title, page.rows, page.notes)}"
+        tables += f"<h3>Forgetting on {html.escape(name)}</h3>{_retention(group, comparison, name)}"
     curves = regret_curves(group)
     if curves:
         tables += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"
     return f'<div data-section="{number}">{tables}</div>'
+
+
+def _retention(group: RunGroup, comparison: Comparison, probe: str) -> str:
+    """What is learned and forgotten, or why runs cannot be compared by a probe."""
+    try:
+        retention = compare_retention(group, probe, by=comparison.by, metric=comparison.metric)
+    except InputError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    page = retention_page(retention)
+    return _table(page.title, page.rows, page.notes)
 
 
 def _verified(groups: Sequence[RunGroup], verified: Mapping[Path, Verification]) -> str:
