@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -176,7 +177,8 @@ def _digest(recipe: Recipe, base: LoadedBase, probe: PreparedProbe, accelerator:
     for index, row in zip(probe.whole.indices, probe.whole.rows, strict=True):
         rows.update(json.dumps([index, row], sort_keys=True, default=list).encode())
     inputs = {
-        "model": model_digests(recipe.model.name, base.family),
+        # A model of the hub whose commit is unknown may change, so its measurement is not shared.
+        "model": model_digests(recipe.model.name, base.family) or uuid.uuid4().hex,
         "precision": recipe.model.model_dump(mode="json", exclude={"name", "revision", "keep_head"}),
         "missing": [base.loading_report.record(), recipe.run.effective_init_seed]
         if base.loading_report.missing or base.loading_report.mismatched

@@ -93,8 +93,8 @@ def _set_problems(recipe: Recipe, *, download: bool) -> Iterator[tuple[KeyPath, 
         (("evaluate", "set", index), config, evaluated)
         for index, (config, evaluated) in enumerate(zip(recipe.evaluate.set, recipe.evaluation_tasks, strict=True))
     ]
-    pairs = zip(recipe.probe, recipe.probes, strict=True)
-    sets += [(("probe", index), config, probe.task) for index, (config, probe) in enumerate(pairs)]
+    pairs = zip(recipe.probe, recipe.probe_tasks, strict=True)
+    sets += [(("probe", index), config, evaluated) for index, (config, evaluated) in enumerate(pairs)]
     for path, config, evaluated in sets:
         for problem in _call(evaluated.task, lambda task: task.find_data_problems(download=download)):
             keys: dict[str, KeyPath] = {option: ("task", option) for option in config.task}

@@ -26,7 +26,7 @@ from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
 from peftkit.recipe.probes.probe_config import ProbeConfig
-from peftkit.recipe.probes.probe_tasks import Probe, find_probe_errors, make_probe
+from peftkit.recipe.probes.probe_tasks import Probe, find_probe_errors, make_probe, make_probe_task
 from peftkit.recipe.sections.config_table import ConfigTable
 from peftkit.recipe.tables import EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
@@ -118,9 +118,14 @@ class Recipe(ConfigTable):
         return tuple(make_probe(self, each, self._set_tasks.__getitem__, self._metrics) for each in self.probe)
 
     @property
+    def probe_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of the probes, in their order."""
+        return tuple(make_probe_task(each, self._set_tasks.__getitem__) for each in self.probe)
+
+    @property
     def all_evaluation_tasks(self) -> tuple[EvaluationTask, ...]:
         """The tasks of the evaluation sets and of the probes."""
-        return (*self.evaluation_tasks, *(probe.task for probe in self.probes))
+        return (*self.evaluation_tasks, *self.probe_tasks)
 
     @property
     def objectives(self) -> tuple[type[Objective], ...]:

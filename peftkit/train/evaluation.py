@@ -73,6 +73,7 @@ class Evaluations(LoopCallback):
             RunError: No score on dev was finite.
         """
         state = self.trainer.state
+        self._probe_seconds = 0.0
         self.selection.finish(
             state.progress.step,
             lambda splits, step: self._evaluate_splits(splits, step)[0],
@@ -80,6 +81,11 @@ class Evaluations(LoopCallback):
             evaluations=len(state.evaluations),
             last=state.evaluations[-1],
         )
+
+    @property
+    def probe_seconds(self) -> float:
+        """The seconds that the probes took of all evaluations, after training."""
+        return self._probe_seconds + sum(row.get(PROBE_SECONDS, 0.0) for row in self.trainer.state.evaluations)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number and digest of the evaluations, and the index of the selected one."""

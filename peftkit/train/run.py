@@ -60,7 +60,7 @@ from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
-from peftkit.train.evaluation import PROBE_SECONDS, REUSED, Evaluations
+from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume_checks import changed_versions, check_inputs, find_run_to_resume
@@ -267,6 +267,7 @@ def run(
             parameters = {"trainable": trainable, "total": total}
             summary = _summarize(trainer, evaluations.selection, opened, base, parameters)
             summary |= {"revisions": dict(revisions), **reference.record(), **measured.record()}
+            summary["probe_seconds"] = evaluations.probe_seconds
             if rows := data.skipped_rows:  # of a stream, further ones
                 directory.write_lines("skipped.jsonl", map(asdict, rows))
             directory.write_json("summary.json", summary)
@@ -383,7 +384,6 @@ def _summarize(
         "cost": last["cost"],
         "evaluation_seconds": state.evaluation_seconds,
         "reused_evaluation_seconds": sum(row.get(REUSED, 0.0) for row in state.evaluations),
-        "probe_seconds": sum(row.get(PROBE_SECONDS, 0.0) for row in state.evaluations),
         "counting_seconds": trainer.mac_counter.seconds,
         "compiled": None if trainer.train_step.compiled is None else trainer.train_step.compiled.record(),
         **opened.sizes_and_digests(),

@@ -239,11 +239,12 @@ def selection_checks(run: RecordedRun) -> Iterator[Check]:
     yield check_value("selection", "step", selected["step"], best["step"])
     yield check_value("selection", "steps in order", [*map(_step_of, rows)], sorted({*map(_step_of, rows)}))
     yield from check_values("selection", selected["train"], best["train"], prefix="train ")
-    curve = {split: best[split] for split in run.splits if split in best}
+    splits = (*run.splits, *(each.name for each in run.recipe.probe))
+    curve = {split: best[split] for split in splits if split in best}
     if "curve" in selected:
         yield from check_values("selection", selected["curve"], curve, prefix="curve ")
     if (rows_of := summary.get("rows_evaluated")) and rows_of["curve"].items() >= rows_of["selected"].items():
-        for split in run.splits:
+        for split in splits:
             yield from check_values("selection", selected[split], best[split], prefix=f"{split} ")
     last = {key: rows[-1].get(key) for key in summary.get("final", {})}
     yield from check_values("selection", summary.get("final", {}), last, prefix="final ")
@@ -295,13 +296,13 @@ def example_checks(run: RecordedRun) -> Iterator[Check]:
     for row in run.directory.evaluations():
         yield cannot_check("curve", f"step {row['step']} train", "per-example results of training rows are not stored")
         for split in [each for each in run.splits if each in row]:  # without sets at the end only
-            part = _filter_table(table, row["step"], split, whole=False)
-            yield from _check_evaluation(run, part, split, f"step {row['step']} {split} ", row[split], "curve")
+            part = filter_table(table, row["step"], split, whole=False)
+            yield from check_evaluation(run, part, split, f"step {row['step']} {split} ", row[split], "curve")
     step = run.summary["selected"]["step"]
     for split in run.splits:
-        whole = _filter_table(table, step, split, whole=True)
-        part = whole if len(whole) else _filter_table(table, step, split, whole=False)
-        yield from _check_evaluation(run, part, split, f"selected {split} ", run.summary["selected"][split], "curve")
+        whole = filter_table(table, step, split, whole=True)
+        part = whole if len(whole) else filter_table(table, step, split, whole=False)
+        yield from check_evaluation(run, part, split, f"selected {split} ", run.summary["selected"][split], "curve")
         if (run.path / "predictions" / f"{split}.jsonl").is_file():
             mismatches = _count_mismatches(to_prediction_rows(part), run.predictions(split))
             yield check_value(
@@ -309,10 +310,22 @@ def example_checks(run: RecordedRun) -> Iterator[Check]:
             )
 
 
-def _check_evaluation(
+def check_evaluation(
     run: RecordedRun, part: pa.Table, split: str, prefix: str, stored: Mapping[str, Any], what: str
 ) -> Iterator[Check]:
-    """Check the values of one evaluation on one split."""
+    """Check the values of one evaluation on one split.
+
+    Args:
+        run: The run.
+        part: The rows of the evaluation.
+        split: The split.
+        prefix: Text in front of each name.
+        stored: The values in the run directory.
+        what: The group of the values.
+
+    Yields:
+        The checks.
+    """
     rows = to_prediction_rows(part)
     if not rows:
         yield cannot_check(what, f"{prefix}values", "per-example results are not stored")
@@ -342,7 +355,15 @@ def _check_evaluation(
             yield cannot_check(what, f"{prefix}{key}", reason, value)
 
 
-def _filter_table(table: pa.Table, step: int, split: str, *, whole: bool) -> pa.Table:
+def filter_table(table: pa.Table, step: int, split: str, *, whole: bool) -> pa.Table:
+    """Select the rows of one evaluation of one split.
+
+    Args:
+        table: The rows of all evaluations.
+        step: Optimizer steps before it.
+        split: The split.
+        whole: Whether it is the evaluation of the full split at the end.
+    """
     return select_rows(select_rows(select_rows(table, "step", step), "split", split), "full_split", whole)
 
 

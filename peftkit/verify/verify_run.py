@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from peftkit.data.pipeline import prepare_data
@@ -15,6 +16,7 @@ from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
+from peftkit.verify.probe_files import probe_checks
 from peftkit.verify.recount import compute_checks, measurement_checks
 from peftkit.verify.reload import changed_versions, model_checks
 from peftkit.verify.results import DAMAGED, Check, NotRecomputable, Status, cannot_check, damaged_files, run_checks
@@ -100,6 +102,8 @@ def verify_run(path: Path, registry: Registry, *, load_model: bool = True) -> Ve
         for split in run.splits:
             checks += run_checks("predictions", lambda split=split: prediction_checks(run, split))  # type: ignore[misc]
         checks += run_checks("curve", lambda: example_checks(run))
+        for probe in run.recipe.probes:
+            checks += run_checks(f"probe {probe.name}", partial(probe_checks, run, probe))
         if load_model:
             checks += run_checks("model", lambda: model_checks(run, registry, notes))
         else:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import tomli_w
 
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.matched_methods import load_groups
 from peftkit.compare.statistics.hierarchy import SamplingEffort
+from peftkit.plugins import Registry
 
 Plant = Callable[..., Path]
 HALF_EFFORT = SamplingEffort(warm_up_states=10, kept_states=20)
 """For calibrations over hundreds of posteriors; ``tests/scripts/test_calibrate_statistics.py`` has the full effort."""
+
+TEXTS = [f"a {size} {thing} is {colour}" for size in ("big", "old") for thing in ("leaf", "sea") for colour in "ab"]
 
 
 @pytest.fixture
@@ -113,3 +120,27 @@ def with_values(path: Path, values: list[dict[str, Any]], metric: str, score: fl
     (path / "summary.json").write_text(json.dumps(summary))
     (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.fixture(scope="package")
+def probed_runs(models: dict[str, Path], registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two methods with two seeds, with a probe of texts and one of choices."""
+    from peftkit.train.run import run
+    from tests.tiny_runs import recipe_maker
+
+    folder = tmp_path_factory.mktemp("probed")
+    (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    texts = f'{{name = "texts", path = "{(folder / "texts.txt").as_posix()}", examples = 5}}'
+    probes = f'probe=[{texts}, {{name = "choices", task = {{name = "colour_choice"}}}}]'
+    make = recipe_maker(models, registry, folder)
+    with mock.patch.dict(os.environ, {"PEFTKIT_CACHE": str(folder / "cache")}):
+        for method in ("full", "ia3"):
+            for seed in (1, 2):
+                run(make("decoder", f"method.name={method}", f"run.seed={seed}", probes), registry, quiet=True)
+    return folder / "runs"
+
+
+@pytest.fixture(scope="package")
+def probed_group(probed_runs: Path) -> RunGroup:
+    [group] = load_groups([probed_runs])[0]
+    return group

@@ -21,6 +21,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
+from peftkit.verify import verify_run
 
 Make = Callable[..., Recipe]
 TEXTS = ("the leaf is green and the sky is blue", "a glass of water", "blue birds sing in green trees")
@@ -172,3 +173,17 @@ def test_a_resumed_run_keeps_the_measurement(
     assert bases[0] == bases[1]
     for file in ("texts/base.parquet", "texts/examples.parquet", "choices/base.parquet", "choices/examples.parquet"):
         assert (path / "probes" / file).read_bytes() == (whole / "probes" / file).read_bytes()
+
+
+def test_verify_recomputes_probes_and_finds_changed_results(make: Make, registry: Registry, probes: str) -> None:
+    path = run(make("decoder", probes), registry)
+    assert path is not None
+    whole = verify_run(path, registry, load_model=False)
+    assert whole.with_status("differs") == []
+    names = {check.name for check in whole.with_status("agrees") if check.group == "probe texts"}
+    assert {"base bits_per_byte", "base_on_curve loss", "step 6 bits_per_byte"} <= names
+    summary = json.loads((path / "summary.json").read_text())
+    summary["probes"]["texts"]["base"]["bits_per_byte"] += 0.01
+    (path / "summary.json").write_text(json.dumps(summary))
+    changed = verify_run(path, registry, load_model=False)
+    assert [check.name for check in changed.with_status("differs")] == ["base bits_per_byte"]

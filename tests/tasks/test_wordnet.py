@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 from datasets import DatasetDict
 
-from peftkit.tasks.wordnet import DATA_DIR, WordNetDistractors, WordNetMcq, WordNetTask, WordNetTopic
+from peftkit.tasks.wordnet import DATA_DIR, WordNetDistractors, WordNetGlosses, WordNetMcq, WordNetTask, WordNetTopic
 
 TASKS: dict[str, WordNetTask] = {
     "topic": WordNetTopic(),
@@ -91,3 +91,16 @@ def test_every_row_is_a_valid_example(data: dict[str, DatasetDict], name: str) -
 
 def test_the_licence_is_next_to_the_data() -> None:
     assert "Princeton University" in (DATA_DIR / "LICENSE").read_text()
+
+
+def test_glosses_of_dev_and_test_are_in_no_training_split(data: dict[str, DatasetDict]) -> None:
+    """Nor do their definitions occur there, so that no run of a WordNet task trains on them."""
+    splits = WordNetGlosses().load()
+    trained = [row for task in data.values() for row in task["train"]]
+    synsets, texts = {row["synset"] for row in trained}, {row["gloss"] for row in trained}
+    for split in ("dev", "test"):
+        assert not {*splits[split]["synset"]} & synsets
+        assert not {*splits[split]["gloss"]} & texts
+        assert len({*splits[split]["synset"]}) == len(splits[split])
+    example = WordNetGlosses().to_example({"word": "leaf", "gloss": "a part of a plant"})
+    assert (example.source, example.target) == ("define: leaf a part of a plant", "a part of a plant")

@@ -44,7 +44,9 @@ def outcome(path: Path) -> dict[str, Any]:
     rows = rows_of(path)
     summary = RunDirectory(path).summary()
     kept = ("status", "selected", "final", "steps", "samples", "tokens", "epoch")
-    files = sorted(f for folder in ("model", "predictions") for f in (path / folder).rglob("*") if f.is_file())
+    files = sorted(
+        f for folder in ("model", "predictions", "probes") for f in (path / folder).rglob("*") if f.is_file()
+    )
     files.append(path / "examples.parquet")
     weights = {f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     return {"rows": rows, "weights": weights, **{key: summary[key] for key in kept}}
@@ -63,6 +65,7 @@ def only(recipe: Recipe) -> Path:
 
 
 KILLS = 3
+PROBE = 'probe=[{name = "choices", examples = 5, task = {name = "colour_choice"}}]'
 VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
     "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
@@ -72,6 +75,7 @@ VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
     "adalora": (1, "decoder", "method.name=adalora", "method.init_r=6", "method.target_r=2", "method.tinit=4"),
     "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),
+    "probes": (2, "decoder", "method.name=prefix_tuning", "train.batch_size=4", PROBE),
 }
 
 

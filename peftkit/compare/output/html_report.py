@@ -20,12 +20,15 @@ from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.input.fairness import flatten
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.output.forgetting_figures import common_probes
 from peftkit.compare.output.regret_table import table_rows as regret_rows
 from peftkit.compare.output.regret_table import title as regret_title
+from peftkit.compare.output.retention_pages import retention_page
 from peftkit.compare.output.table_formats import TableRow, table_rows
 from peftkit.compare.output.table_notes import notes
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import regret_curves
+from peftkit.compare.retention.frontier import compare_retention
 from peftkit.compare.scores_by_cost import AXES, cost, has_cost, lower_is_better
 from peftkit.errors import InputError, RunError
 from peftkit.run_directory import RunDirectory
@@ -231,10 +234,22 @@ def _tables(number: int, group: RunGroup, comparison: Comparison) -> str:
     score = f"{comparison.test_split} {comparison.metric}"
     caption = f"{comparison.task} with {comparison.model}: {score}; cost in {comparison.by}"
     tables = _table(caption, table_rows(comparison, wide=True), notes(comparison, wide=True))
+    for name in common_probes(group):
+        tables += f"<h3>Forgetting on {html.escape(name)}</h3>{_retention(group, comparison, name)}"
     curves = regret_curves(group)
     if curves:
         tables += f"<h3>Tuning</h3>{_table(regret_title(curves), regret_rows(curves), curves.notes)}"
     return f'<div data-section="{number}">{tables}</div>'
+
+
+def _retention(group: RunGroup, comparison: Comparison, probe: str) -> str:
+    """What is learned and forgotten, or why runs cannot be compared by a probe."""
+    try:
+        retention = compare_retention(group, probe, by=comparison.by, metric=comparison.metric)
+    except InputError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    page = retention_page(retention)
+    return _table(page.title, page.rows, page.notes)
 
 
 def _verified(groups: Sequence[RunGroup], verified: Mapping[Path, Verification]) -> str:

@@ -24,7 +24,7 @@ def render(retentions: Sequence[Retention], form: str) -> bytes:
     Returns:
         The file's content, UTF-8 text except for ``parquet``.
     """
-    return render_pages([_page(each) for each in retentions], form, "retention")
+    return render_pages([retention_page(each) for each in retentions], form, "retention")
 
 
 def format_forgetting(forgetting: Forgetting, value: float, low: float | None, high: float | None) -> tuple[str, str]:
@@ -101,7 +101,12 @@ def _cells(retention: Retention, row: RetentionRow) -> TableRow:
     )
 
 
-def _page(retention: Retention) -> Page:
+def retention_page(retention: Retention) -> Page:
+    """Build the page of a comparison of learning and forgetting.
+
+    Args:
+        retention: the comparison.
+    """
     forgetting = retention.forgetting
     title = (
         f"{retention.task} with {retention.model}: {retention.test_split} {retention.metric}, and what is forgotten of "
@@ -117,7 +122,7 @@ def _sentences(retention: Retention) -> list[str]:
     on_front = [row.method for row in retention.rows if row.on_front]
     if not on_front:
         return ["No method has several seeds, so none is compared; run each method with at least two seeds."]
-    return [f"No other method learns more and forgets less than: {comma_separated(on_front)}."]
+    return [f"On the front of learning and forgetting: {comma_separated(on_front)}."]
 
 
 def _notes(retention: Retention) -> list[str]:
@@ -132,8 +137,8 @@ def _notes(retention: Retention) -> list[str]:
         f"forgotten: worse than the base model ({forgetting.metric} {forgetting.base:.4f}), {unit}; below zero "
         "is better",
         f"intervals of what is forgotten: paired with the base model, over {varied}",
-        "* on the front of learning and forgetting with a probability of at least one half; the two are drawn "
-        "independently",
+        "* on the front: with a probability of at least one half, no other method learns more and forgets less; "
+        "the two are drawn independently",
         *retention.remarks,
     ]
 
@@ -177,7 +182,7 @@ def advice_page(advice: RetentionAdvice, ranking: Page | None) -> Page:
     notes = [f"forgotten: how much worse than the base model ({forgetting.metric} {forgetting.base:.4f})"]
     rows: list[tuple[str, ...]]
     if ranking is None:
-        rows = [("method", *heads), *((name, *each) for name, each in sorted(cells.items()))]
+        rows: list[TableRow] = [("method", *heads), *((name, *each) for name, each in sorted(cells.items()))]
         return Page(scope, rows, notes, {}, [], advice.sentences, wide=True)
     head, *lines = ranking.rows
     rows = [(*head, *heads), *((*line, *cells.get(line[0], ("", "", ""))) for line in lines)]

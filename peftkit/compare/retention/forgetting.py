@@ -172,7 +172,7 @@ def choose_probe(run_group: RunGroup, name: str | None) -> str:
     if name is not None:
         return name
     run = next(run for runs in run_group.runs.values() for run in runs.values())
-    known = [*(run.summary.get("probes") or {})]
+    known = [str(each) for each in run.summary.get("probes") or ()]
     if len(known) == 1:
         return str(known[0])
     argument = format_argument("probe", "NAME")

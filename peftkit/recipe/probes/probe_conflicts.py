@@ -20,7 +20,8 @@ def probe_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[tuple[K
     if recipe.probe and _shards_while_loading(recipe):
         text = "the base model is measured before training, and stage 3 shards it while it is loaded; use stage 2"
         yield ("train", "deepspeed", "stage"), f"cannot be 3 with probes: {text}"
-    for index, probe in enumerate(recipe.probes if model is not None else ()):
+    is_whole = isinstance(recipe, Recipe)  # what a probe is evaluated by is made of all other tables
+    for index, probe in enumerate(recipe.probes if model is not None and is_whole else ()):
         if text := _why_unmeasurable(recipe, probe, model):
             yield ("probe", index, "name"), f"{probe.name!r} cannot be measured: {text}"
 

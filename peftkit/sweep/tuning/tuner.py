@@ -83,6 +83,8 @@ class Tuner:
         run: Layer = {"run": {"seed": self.config.seed if seed is None else seed}}
         layers = (*target.layers, self.config.set, unflatten(settings or {}), run)
         recipe = self._make_recipe(layers)
+        if recipe.probe:  # they select nothing
+            recipe = recipe.model_copy(update={"probe": ()})
         if stage == "transfer":  # the trial's recipe with the final budget
             train = recipe.train.model_copy(update={"budget": target.recipe.train.budget})
             recipe = recipe.model_copy(update={"train": train})

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 from peftkit.cli import main
-from tests.compare.retention.conftest import probed_runs
-
-__all__ = ["probed_runs"]
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "latex", "markdown"])

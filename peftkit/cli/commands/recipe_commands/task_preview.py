@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftkit import plugins
 from peftkit.cli.arguments import add_recipe, count
 from peftkit.cli.subcommand import SubCommand
+from peftkit.errors import InputError, comma_separated, did_you_mean
+
+if TYPE_CHECKING:
+    from peftkit.recipe import Recipe
+    from peftkit.recipe.probes.probe_tasks import Probe
 
 SHOWN_ANSWERS = 20
 REPORTS = ("answers", "imbalance", "numbers", "duplicates", "empty", "leakage")
@@ -36,6 +41,7 @@ class TaskPreviewCommand(SubCommand):
         parser.add_argument(
             "--split", choices=["train", "dev", "test"], default="train", help="Split of the rows. [default: train]"
         )
+        parser.add_argument("--probe", metavar="NAME", help="Show the rows of a probe instead of the task's.")
 
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.recipe import load_recipe
@@ -43,12 +49,29 @@ class TaskPreviewCommand(SubCommand):
         recipe = load_recipe(args.recipe, plugins.load_registry(), args.overrides)
         from peftkit.analysis.task_preview import preview_task  # imports transformers: only once the recipe is valid
 
-        document = _document(preview_task(recipe, args.split, args.number))
+        split = args.split
+        if args.probe is not None:
+            probe = _find_probe(recipe, args.probe)
+            recipe, split = probe.recipe, probe.task.split
+        document = _document(preview_task(recipe, split, args.number))
         if args.json:
             self.print_json(document, version=2)
         else:
             print(_page(document))
         return 0
+
+
+def _find_probe(recipe: Recipe, name: str) -> Probe:
+    """Return the probe of a recipe with a name.
+
+    Raises:
+        InputError: There is none.
+    """
+    probes = {probe.name: probe for probe in recipe.probes}
+    if name not in probes:
+        has = f"it has {comma_separated([*probes])}" if probes else "it has none"
+        raise InputError(f"--probe: the recipe has no probe {name!r}{did_you_mean(name, probes)}; {has}")
+    return probes[name]
 
 
 def _document(preview: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,6 @@ class AdviseCommand(SubCommand):
     examples = (
         ("Which method is best within 500,000 GMACs?", "peftkit advise runs --budget 5e5gmacs"),
         ("And if training may take 8 GiB?", "peftkit advise runs --budget 2h --memory 8GiB"),
-        (
-            "And if the model may forget 2 % of its bits per byte?",
-            "peftkit advise runs --budget 2h --probe wikitext --forget 2%",
-        ),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,6 @@ class CompareCommand(SubCommand):
     help = "Compare methods by score and cost, with confidence intervals."
     examples = (
         ("Compare all runs in a folder", "peftkit compare runs"),
-        ("Show what each method learns and forgets", "peftkit compare runs --probe wikitext"),
         ("Write a table for a paper", "peftkit compare runs --by seconds --format latex -o table.tex"),
     )
     json_help = None  # --format json
