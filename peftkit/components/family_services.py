@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftkit.components.types import CandidateScores, Example, GeneratedText, RowSampling, TextWindow, TokenizedRow, TrainOn
+from peftkit.components.types import (
+    CandidateScores,
+    Example,
+    GeneratedText,
+    RowSampling,
+    TextWindow,
+    TokenizedRow,
+    TrainOn,
+)
 
 if TYPE_CHECKING:
     import torch

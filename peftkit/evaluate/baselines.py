@@ -177,7 +177,7 @@ def _score(recipe: Recipe, split: TokenizedSplit, answer: Callable[[Example], st
     references = [_references(e) for e in split.examples]
     values: dict[str, float] = {}
     for metric in recipe.metric:
-        if metric.input == "prediction":
+        if metric.input == "prediction" and metric.applies_to(split.examples):
             with explain_metric_errors(metric):
                 computed = metric.compute(predictions, references, split.examples)
             values |= {k: float(v) for k, v in computed.items()}

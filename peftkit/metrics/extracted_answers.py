@@ -172,10 +172,9 @@ class _SampledAnswers(_AnswerComparison):
 
 
 class MajorityAtK(_SampledAnswers):
-    """The share of examples whose most frequent answer among the first ``k`` samples is right (Wang et al., 2023,
-    "Self-Consistency").
+    """The share of examples whose most frequent answer among the first ``k`` samples is right.
 
-    Equal answers vote together, samples without an answer do not vote, and of equally frequent answers the one sampled
+    This is self-consistency (Wang et al., 2023). Equal answers vote together, samples without an answer do not vote, and of equally frequent answers the one sampled
     first wins.
     """
 
@@ -198,8 +197,9 @@ class MajorityAtK(_SampledAnswers):
 
 
 class PassAtK(_SampledAnswers):
-    """The probability that one of ``k`` samples is right, estimated without bias from all samples (Chen et al., 2021,
-    "Evaluating Large Language Models Trained on Code", equation 1).
+    """The probability that one of ``k`` samples is right, estimated from all samples.
+
+    The estimator is the unbiased one of Chen et al., 2021, "Evaluating Large Language Models Trained on Code".
     """
 
     name: Literal["pass_at_k"] = "pass_at_k"

@@ -244,9 +244,7 @@ def decode_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], sto
     return str(tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
 
 
-def read_generated(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Sequence[int]
-) -> GeneratedText:
+def read_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_ids: Sequence[int]) -> GeneratedText:
     """Return the text of generated ids, and how many of them there are, with the one that ends it.
 
     Args:

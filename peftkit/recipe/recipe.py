@@ -64,7 +64,10 @@ class Recipe(ConfigTable):
         needed = [companion for metric in metrics if metric is not None for companion in metric.companions()]
         by_name = {each.name: each for each in (*reversed(needed), *metrics) if each is not None}
         listed = {each.name for each in metrics if each is not None}
-        return (*metrics, *(by_name[name] for name in dict.fromkeys(each.name for each in needed) if name not in listed))
+        return (
+            *metrics,
+            *(by_name[name] for name in dict.fromkeys(each.name for each in needed) if name not in listed),
+        )
 
     @model_validator(mode="after")
     def _find_objectives(self, info: ValidationInfo) -> Recipe:

@@ -98,7 +98,9 @@ def test_equal_numbers(one: str, other: str, equal: bool) -> None:
     assert are_equal_numbers(one, other) == are_equal_numbers(other, one) == equal
 
 
-@given(st.fractions(max_denominator=10**6), st.sampled_from(["{}", "${}$", r"\text{{{}}}", "x = {}", "{} apples", "{}."]))
+@given(
+    st.fractions(max_denominator=10**6), st.sampled_from(["{}", "${}$", r"\text{{{}}}", "x = {}", "{} apples", "{}."])
+)
 def test_every_fraction_equals_itself_however_it_is_written(number: Fraction, form: str) -> None:
     sign, numerator, denominator = "-" * (number < 0), abs(number.numerator), number.denominator
     texts = [str(number), rf"{sign}\frac{{{numerator}}}{{{denominator}}}"]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftkit.answer_texts.exact_numbers import parse_exact_number
 from peftkit.answer_texts.extraction import (
     extract_answer_is,
     extract_boxed,
@@ -15,7 +16,6 @@ from peftkit.answer_texts.extraction import (
     extract_hash,
     extract_last_number,
 )
-from peftkit.answer_texts.exact_numbers import parse_exact_number
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,13 @@ def test_each_sample_of_a_prompt_has_a_seed_of_its_own() -> None:
         seeds += [seed for sampling in given for seed in sampling.seeds]
     assert len({*seeds}) == len(seeds) == 18
     services.generate = lambda *args, **options: seeds.append(options["sampling"].seeds) or [GeneratedText("", 0)]  # type: ignore[method-assign]
-    FreeGeneration().predict(model, rows[1:], TEXTS[1:], replace(context, settings=replace(context.settings, num_return_sequences=1)), has_targets=False)
+    FreeGeneration().predict(
+        model,
+        rows[1:],
+        TEXTS[1:],
+        replace(context, settings=replace(context.settings, num_return_sequences=1)),
+        has_targets=False,
+    )
     assert seeds[-1] == (seeds[1],)  # whatever the rest of the batch is
 
 

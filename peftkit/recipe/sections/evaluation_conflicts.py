@@ -24,7 +24,9 @@ def companion_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     for index, metric in metrics:
         for companion in metric.companions():
             if any(each.name == companion.name and each != companion for _, each in metrics):
-                text = f"{metric.name!r} is shown with {companion.name!r}, which this recipe computes with other options"
+                text = (
+                    f"{metric.name!r} is shown with {companion.name!r}, which this recipe computes with other options"
+                )
                 yield ("metric", index, "name"), f"{text}; give these metrics the same options"
 
 
