@@ -174,8 +174,8 @@ class _SampledAnswers(_AnswerComparison):
 class MajorityAtK(_SampledAnswers):
     """The share of examples whose most frequent answer among the first ``k`` samples is right.
 
-    This is self-consistency (Wang et al., 2023). Equal answers vote together, samples without an answer do not vote, and of equally frequent answers the one sampled
-    first wins.
+    This is self-consistency (Wang et al., 2023). Equal answers vote together, samples without an answer do not vote,
+    and of equally frequent answers the one sampled first wins.
     """
 
     name: Literal["maj_at_k"] = "maj_at_k"

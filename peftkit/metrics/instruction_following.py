@@ -20,8 +20,8 @@ from peftkit.metrics.base import EvaluateMetric
 class InstructionFollowing(EvaluateMetric):
     """The accuracies of IFEval (Zhou et al., 2023), of prompts and of single instructions.
 
-    That of prompts is the share of prompts all of whose instructions are followed. A loose accuracy also accepts a text that follows an instruction without its first or last line, or without
-    asterisks.
+    That of prompts is the share of prompts all of whose instructions are followed. A loose accuracy also accepts a text
+    that follows an instruction without its first or last line, or without asterisks.
     """
 
     name: Literal["instruction_following"] = "instruction_following"

@@ -18,12 +18,7 @@ from peftkit.metrics import EvaluateMetric, register_metrics
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
 TEXT_KINDS = {"classification", "generation", "token_tagging"}
 APART = ("f1", "instruction_following", "maj_at_k", "pass_at_k")
-APART = ("f1", "instruction_following", "maj_at_k", "pass_at_k")
-METRICS = [
-    metric
-    for metric in REGISTERED
-    if TEXT_KINDS & {*metric.kinds} and metric.input != "samples" and metric.name != "f1"
-]
+METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.name not in APART]
 """Metrics of texts; those of other kinds, such as numbers, have tests of their own, and so have those apart."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
@@ -53,7 +48,6 @@ KINDS = {
     "f1": LABELS,
     "extracted_match": TEXT,
     "f1_macro": LABELS,
-    "instruction_following": TEXT,
     "instruction_following": TEXT,
     "maj_at_k": TEXT,
     "mae": ("regression",),
