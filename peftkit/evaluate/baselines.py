@@ -71,7 +71,7 @@ def best_answer(recipe: Recipe, objective: Objective, split: TokenizedSplit, maj
     """
     answer_counts = split.statistics.answer_counts
     metric, value = _deciding_metric(recipe)
-    if metric is None:
+    if metric is None or not metric.applies_to(split.examples):
         return objective.typical_answer(answer_counts)
     sign = 1.0 if type(metric).higher_is_better else -1.0
     candidates = _candidate_answers(recipe, objective, split, answer_counts)
