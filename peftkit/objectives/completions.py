@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
@@ -26,7 +26,7 @@ class Completion(Objective):
     join: str = " "
     """Text between source and target, for decoders; others read them apart."""
 
-    scored_values = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:
@@ -80,7 +80,7 @@ class FreeGeneration(Completion):
 
     task_kind = "generation"
     generates = True
-    scored_values = ("samples",)
+    scored_values: ClassVar[tuple[str, ...] | None] = ("samples",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets."""
@@ -112,6 +112,19 @@ class FreeGeneration(Completion):
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""
         return count_unknown_targets(rows, context)
+
+
+def rewrite_texts(prediction: Prediction, rewrite: Callable[[str], str]) -> Prediction:
+    """Return a prediction with other texts: that of ``prediction``, and all ``samples`` if there are any.
+
+    Args:
+        prediction: The prediction, of ``ObjectiveContext.generate``.
+        rewrite: Returns the text that replaces one.
+    """
+    if "samples" not in prediction:
+        return {**prediction, "prediction": rewrite(prediction["prediction"])}
+    texts = [rewrite(text) for text in prediction["samples"]]
+    return {**prediction, "prediction": texts[0], "samples": texts}
 
 
 def score_trained_tokens(model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Prediction]:

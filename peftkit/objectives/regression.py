@@ -26,7 +26,7 @@ class RegressionObjective(Objective):
     """Base class of objectives that predict numbers; the answer is the text of the numbers."""
 
     task_kind = "regression"
-    scored_values = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ()
 
     def possible_answers(self, task: Task, examples: Sequence[Example]) -> Sequence[str]:
         """Return the means and the medians of the targets, the best constants by squared and by absolute error."""

@@ -14,7 +14,7 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.messages.type_names import aliases
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import ConfigTable
+from peftkit.recipe.sections.config_table import ConfigTable
 
 
 def recipe_schema(registry: Registry) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
-from peftkit.recipe.tables import ConfigTable, EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
+from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables import EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
 FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""
