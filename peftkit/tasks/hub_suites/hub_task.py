@@ -175,7 +175,8 @@ def _build(suite: HubSuite, subset: str, each: HubSet) -> type[HubTask]:
 
 def _describe(suite: HubSuite) -> str:
     """Returns the docstring of a suite's task."""
-    prompts = {subset: each.template or "that of the generic task" for subset, each in suite.sets.items()}
+    templates = {subset: each.template.replace("\n", "\\n") for subset, each in suite.sets.items()}
+    prompts = {subset: template or "that of the generic task" for subset, template in templates.items()}
     shown = [f"``{prompt}``" if "{" in prompt else prompt for prompt in dict.fromkeys(prompts.values())]
     if len(shown) == 1:
         lines = [f"Prompt: {shown[0]}."]
