@@ -40,6 +40,16 @@ class Metric(Component):
         """
         return ()
 
+    def applies_to(self, examples: Sequence[Example]) -> bool:
+        """Return whether the metric scores these examples; by default, if they have answers.
+
+        The values of a metric that does not apply are left out.
+
+        Args:
+            examples: The examples of a split or an evaluation set.
+        """
+        return any(example.has_answer for example in examples)
+
     def compute_per_example(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], examples: Sequence[Example]
     ) -> list[dict[str, float]]:

@@ -213,6 +213,7 @@ class Example:
             split are ranked for each source.
         symmetric: Whether the order of the pair means nothing: encoders read both orders, and average their outputs.
         conversation: The conversation that the source and the target are a plain text of; None if there is none.
+        has_answer: Whether the target is an answer, which metrics compare predictions with.
     """
 
     source: str
@@ -228,6 +229,7 @@ class Example:
     symmetric: bool = False
     documents: tuple[str, ...] = ()
     conversation: Conversation | None = None
+    has_answer: bool = True
 
 
 @dataclass(frozen=True)

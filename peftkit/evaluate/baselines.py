@@ -70,7 +70,7 @@ def best_answer(recipe: Recipe, objective: Objective, split: TokenizedSplit, maj
     """
     answer_counts = split.statistics.answer_counts
     metric, value = _deciding_metric(recipe)
-    if metric is None:
+    if metric is None or not metric.applies_to(split.examples):
         return objective.typical_answer(answer_counts)
     sign = 1.0 if type(metric).higher_is_better else -1.0
     candidates = _candidate_answers(recipe, objective, split, answer_counts)
@@ -176,7 +176,7 @@ def _score(recipe: Recipe, split: TokenizedSplit, answer: Callable[[Example], st
     references = [_references(e) for e in split.examples]
     values: dict[str, float] = {}
     for metric in recipe.metric:
-        if metric.input == "prediction":
+        if metric.input == "prediction" and metric.applies_to(split.examples):
             with explain_metric_errors(metric):
                 computed = metric.compute(predictions, references, split.examples)
             values |= {k: float(v) for k, v in computed.items()}

@@ -187,9 +187,10 @@ def compute_values(
     """
     values = {LOSS: sum(p["loss"] for p in predictions) / max(1, sum(p["tokens"] for p in predictions))}
     references = [list(e.references or (e.target,)) for e in examples]
-    of_texts = [m for m in recipe.metric if m.input == PREDICTION]
+    metrics = [metric for metric in recipe.metric if metric.applies_to(examples)]
+    of_texts = [m for m in metrics if m.input == PREDICTION]
     scored = [(m, suffix) for suffix in objective.prediction_suffixes for m in of_texts]
-    scored += [(m, "") for m in recipe.metric if m.input != PREDICTION]
+    scored += [(m, "") for m in metrics if m.input != PREDICTION]
     for metric, suffix in scored:
         inputs = _scored_inputs(metric.input + suffix, predictions)
         if inputs is None:

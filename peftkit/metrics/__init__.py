@@ -23,6 +23,7 @@ from peftkit.metrics.distractors import (
     DistractorNovelty,
 )
 from peftkit.metrics.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
+from peftkit.metrics.instruction_following import InstructionFollowing
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
@@ -50,6 +51,7 @@ __all__ = [
     "ExactSet",
     "ExtractedMatch",
     "F1Macro",
+    "InstructionFollowing",
     "MajorityAtK",
     "MatthewsCorrelation",
     "MeanAbsoluteError",
@@ -97,6 +99,7 @@ def register_metrics() -> list[type[Metric]]:
         ExtractedMatch,
         F1,
         F1Macro,
+        InstructionFollowing,
         MajorityAtK,
         MatthewsCorrelation,
         MeanAbsoluteError,

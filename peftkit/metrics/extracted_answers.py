@@ -185,10 +185,10 @@ class _SampledAnswers(_AnswerComparison):
 
 
 class MajorityAtK(_SampledAnswers):
-    """The share of examples whose most frequent answer among the first ``k`` samples is right (Wang et al., 2023).
+    """The share of examples whose most frequent answer among the first ``k`` samples is right.
 
-    Equal answers vote together, samples without an answer do not vote, and of equally frequent answers the one sampled
-    first wins.
+    This is self-consistency (Wang et al., 2023). Equal answers vote together, samples without an answer do not vote,
+    and of equally frequent answers the one sampled first wins.
     """
 
     name: Literal["maj_at_k"] = "maj_at_k"
@@ -210,7 +210,10 @@ class MajorityAtK(_SampledAnswers):
 
 
 class PassAtK(_SampledAnswers):
-    """The probability that one of ``k`` samples is right, estimated without bias (Chen et al., 2021)."""
+    """The probability that one of ``k`` samples is right, estimated from all samples.
+
+    The estimator is the unbiased one of Chen et al., 2021, "Evaluating Large Language Models Trained on Code".
+    """
 
     name: Literal["pass_at_k"] = "pass_at_k"
 

@@ -163,12 +163,12 @@ class ConsoleLogger(TrainerCallback):
         self.print(f"run {run}")
 
     def _print_table(self, title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
-        """Print a column of values for each split or baseline; the first one has all values."""
+        """Print a column of values for each split or baseline, with a row for each value that one of them has."""
         table = Table(title=title)
         table.add_column("")
         for name in columns:
             table.add_column(name, justify="right")
-        for key in next(iter(columns.values()), ()):
+        for key in dict.fromkeys(key for values in columns.values() for key in values):
             table.add_row(key, *(f"{values[key]:.4f}" if key in values else "" for values in columns.values()))
         self.console.print(table)
 

@@ -16,7 +16,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import NO_ANSWER, Row, TextWindow
 from peftkit.errors import LengthError, RowError
-from peftkit.objectives.completions import FreeGeneration
+from peftkit.objectives.completions import FreeGeneration, rewrite_texts
 from peftkit.objectives.token_places import windows_as_texts
 from peftkit.text_normalization import normalize
 
@@ -240,10 +240,10 @@ class SpanQaGeneration(_SpanQa, FreeGeneration):
     ) -> list[Prediction]:
         """Generate an answer; that there is none becomes the empty text."""
         predictions = super().predict(model, rows, examples, context, has_targets=has_targets)
-        for prediction in predictions:
-            if prediction["prediction"].strip(" .").lower() == NO_ANSWER:
-                prediction["prediction"] = ""
-        return predictions
+        return [
+            rewrite_texts(each, lambda text: "" if text.strip(" .").lower() == NO_ANSWER else text)
+            for each in predictions
+        ]
 
 
 @dataclass(frozen=True, slots=True)

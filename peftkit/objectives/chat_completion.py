@@ -14,7 +14,7 @@ from peftkit.components.family_services import ChatTemplate
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import GENERATION_TAG, Row, TrainOn
 from peftkit.errors import InputError
-from peftkit.objectives.completions import count_unknown_targets, score_trained_tokens
+from peftkit.objectives.completions import count_unknown_targets, rewrite_texts, score_trained_tokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,12 +156,12 @@ class ChatCompletion(Objective):
         """Generate the last message; the loss is that of everything that is trained on."""
         predictions = score_trained_tokens(model, rows, context) if has_targets else [{} for _ in rows]
         template = self._load_template(context)
-        start = template.answer_start
         generated = context.generate(model, rows, stop_ids=template.stop_ids)
-        for prediction, each in zip(predictions, generated, strict=True):
-            texts = [text.removeprefix(start).strip() for text in each.get("samples", [each["prediction"]])]
-            prediction |= {**each, "prediction": texts[0], **({"samples": texts} if "samples" in each else {})}
-        return predictions
+        pairs = zip(predictions, generated, strict=True)
+        return [
+            {**prediction, **rewrite_texts(each, lambda text: text.removeprefix(template.answer_start).strip())}
+            for prediction, each in pairs
+        ]
 
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many answers have the unknown token."""

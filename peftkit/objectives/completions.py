@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftkit.components import Example, ModelKind, Objective, Prediction
@@ -114,6 +114,19 @@ class FreeGeneration(Completion):
     def count_unknown_targets(self, rows: Sequence[Row], context: ObjectiveContext) -> int:
         """Return how many targets have the unknown token."""
         return count_unknown_targets(rows, context)
+
+
+def rewrite_texts(prediction: Prediction, rewrite: Callable[[str], str]) -> Prediction:
+    """Return a prediction with other texts: that of ``prediction``, and all ``samples`` if there are any.
+
+    Args:
+        prediction: The prediction, of ``ObjectiveContext.generate``.
+        rewrite: Returns the text that replaces one.
+    """
+    if "samples" not in prediction:
+        return {**prediction, "prediction": rewrite(prediction["prediction"])}
+    texts = [rewrite(text) for text in prediction["samples"]]
+    return {**prediction, "prediction": texts[0], "samples": texts}
 
 
 def score_trained_tokens(model: nn.Module, rows: Sequence[Row], context: ObjectiveContext) -> list[Prediction]:

@@ -11,7 +11,7 @@ from peftkit.components import Example, Head, ModelKind, Objective, Prediction, 
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
-from peftkit.objectives.completions import FreeGeneration
+from peftkit.objectives.completions import FreeGeneration, rewrite_texts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -159,11 +159,12 @@ class MultiLabelGeneration(FreeGeneration, MultiLabelObjective):
     ) -> list[Prediction]:
         """Generate a text for each source, and sort its labels; ``generated`` is the text itself."""
         predictions = super().predict(model, rows, examples, context, has_targets=has_targets)
-        for prediction in predictions:
-            pieces = split_labels(prediction["prediction"], context.task.empty_answer)
-            prediction["generated"] = prediction["prediction"]
-            prediction["prediction"] = join_labels(pieces, context.task.labels, context.task.empty_answer)
-        return predictions
+        labels, no_label = context.task.labels, context.task.empty_answer
+
+        def sort_labels(text: str) -> str:
+            return join_labels(split_labels(text, no_label), labels, no_label)
+
+        return [{**rewrite_texts(each, sort_labels), "generated": each["prediction"]} for each in predictions]
 
 
 def _choose(probabilities: Mapping[str, float], thresholds: Any, no_label: str) -> str:

@@ -7,6 +7,7 @@ from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.hub_suites import suite_tasks
+from peftkit.tasks.hub_suites.metamath import MetaMathGsm8k
 from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa
@@ -28,6 +29,7 @@ def register_tasks() -> list[type[Task]]:
         Chat,
         CommonsenseQa,
         DistractorGeneration,
+        MetaMathGsm8k,
         MultipleChoice,
         PlainText,
         Race,

@@ -27,8 +27,9 @@ def rows() -> Iterator[str]:
             task: Any = registered.class_for({"subset": subset})
             prompt = each.template.replace(" to German", " to …") if suite.name == "opus_100" else each.template
             prompt = re.sub(r"translate English to \w+:", "translate English to …:", prompt)
+            prompt = "`{}`".format(prompt.replace("\n", "\\n")) if prompt else "the text alone"
             sizes = ", ".join(f"{split} {number:,}" for split, number in each.sizes.items()) or "not checked"
-            cells.setdefault((sizes, f"`{prompt}`", f"`{task.selection_metric}`"), []).append(subset)
+            cells.setdefault((sizes, prompt, f"`{task.selection_metric}`"), []).append(subset)
         for first, (shown, subsets) in zip([True, *[False] * len(cells)], cells.items(), strict=False):
             names = ", ".join(f"`{subset}`" for subset in subsets if subset)
             label = f"`{suite.name}`" if first else "…"

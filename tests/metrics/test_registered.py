@@ -17,12 +17,9 @@ from peftkit.metrics import EvaluateMetric, register_metrics
 
 REGISTERED = [metric.model_validate({}) for metric in register_metrics() if issubclass(metric, EvaluateMetric)]
 TEXT_KINDS = {"classification", "generation", "token_tagging"}
-METRICS = [
-    metric
-    for metric in REGISTERED
-    if TEXT_KINDS & {*metric.kinds} and metric.input != "samples" and metric.name != "f1"
-]
-"""Metrics of texts; those of other kinds, such as numbers or samples, have tests of their own, as has F1 of a label."""
+APART = ("f1", "instruction_following", "maj_at_k", "pass_at_k")
+METRICS = [metric for metric in REGISTERED if TEXT_KINDS & {*metric.kinds} and metric.name not in APART]
+"""Metrics of texts; those of other kinds, such as numbers, have tests of their own, and so have those apart."""
 COMPARED = [metric for metric in METRICS if metric.name not in ("answer_leakage", "distinct")]
 """Metrics that compare predictions with references."""
 EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
@@ -51,6 +48,7 @@ KINDS = {
     "f1": LABELS,
     "extracted_match": TEXT,
     "f1_macro": LABELS,
+    "instruction_following": TEXT,
     "maj_at_k": TEXT,
     "mae": ("regression",),
     "matthews_correlation": LABELS,

@@ -42,5 +42,5 @@ def sampling_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[tupl
     """
     fitting = recipe.objectives_for(model) if recipe.evaluate.temperature else ()
     if fitting and not any(each.generates for each in fitting):
-        names = comma_separated(sorted(each.model_fields["name"].default for each in fitting))
+        names = comma_separated(sorted(repr(each.model_fields["name"].default) for each in fitting))
         yield ("evaluate", "temperature"), f"has no effect, because {names} generates no text; remove it"

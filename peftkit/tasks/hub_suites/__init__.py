@@ -7,9 +7,10 @@ from functools import cache
 from peftkit.tasks.hub_suites.choice_suites import CHOICE_SUITES
 from peftkit.tasks.hub_suites.hub_task import HubTask, suite_task
 from peftkit.tasks.hub_suites.label_suites import LABEL_SUITES
+from peftkit.tasks.hub_suites.reasoning_suites import REASONING_SUITES
 from peftkit.tasks.hub_suites.text_suites import TEXT_SUITES
 
-SUITES = (*LABEL_SUITES, *CHOICE_SUITES, *TEXT_SUITES)
+SUITES = (*LABEL_SUITES, *CHOICE_SUITES, *TEXT_SUITES, *REASONING_SUITES)
 """All suites of hub datasets."""
 
 

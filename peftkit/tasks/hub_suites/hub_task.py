@@ -5,10 +5,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 
+from peftkit.components import Task
+from peftkit.components.types import RunSpec
 from peftkit.errors import PluginError, comma_separated
 from peftkit.tasks.columns import get_value
 from peftkit.tasks.dataset_task import DatasetTask
@@ -30,10 +33,12 @@ class HubSet:
             generic task if empty.
         metric: The published metric that selects the checkpoint.
         metrics: Metrics beside those of the generic task.
+        metric_options: Options of these metrics, by their names.
         sizes: The published number of rows of each split, by its name on the hub.
         computed: Fields of the prompt that are computed from a column, with the column and the function of its value.
         data_dir: The folder of the files on the hub, where configurations have no other name.
         repeated_choices: Whether some published rows have a choice twice.
+        evaluation_only: Whether the rows are an evaluation set of other tasks, because there are none to train on.
     """
 
     base: type[DatasetTask]
@@ -46,6 +51,8 @@ class HubSet:
     computed: Mapping[str, tuple[str, Callable[[Any], str]]] = field(default_factory=dict)
     data_dir: str = ""
     repeated_choices: bool = False
+    metric_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    evaluation_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,22 @@ class HubTask(DatasetTask):
     def class_for(cls, options: Mapping[str, Any]) -> type[DatasetTask]:
         subset = options.get("subset")
         return cls.subset_tasks.get(subset, cls) if isinstance(subset, str) else cls
+
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Returns why nothing can be trained on the dataset."""
+        reasons = super().incompatible_with(spec)
+        if self.hub_set.evaluation_only:
+            reasons.append(
+                "it has rows to evaluate only; train on another task, and evaluate this one as a set: "
+                f'[[evaluate.set]] with a name and task = {{ name = "{self.name}" }}'
+            )
+        return reasons
+
+    def as_evaluation_set(self, split: str | None, trained: Task) -> tuple[HubTask, str]:
+        """Returns the published rows to evaluate, if the set names no split."""
+        is_copy = isinstance(self.path, str) and (self.path == self.hub_id or Path(self.path).is_dir())
+        task, name = super().as_evaluation_set(split or (self.test_split if is_copy else None), trained)
+        return cast("HubTask", task), name
 
     def prompt_template(self) -> str:
         return self.prompt or self.hub_set.template or super().prompt_template()
@@ -137,6 +160,7 @@ def _build(suite: HubSuite, subset: str, each: HubSet) -> type[HubTask]:
         "hub_id": each.path,
         "published_sizes": {str(values.get("config") or ""): dict(each.sizes)} if each.sizes else {},
         "metrics": tuple(dict.fromkeys((*each.metrics, *each.base.metrics))),
+        "metric_options": each.metric_options,
         "selection_metric": each.metric,
         "computed_fields": (*each.base.computed_fields, *each.computed),
         "source": f"{suite.paper}, https://huggingface.co/datasets/{each.path}",
@@ -151,7 +175,8 @@ def _build(suite: HubSuite, subset: str, each: HubSet) -> type[HubTask]:
 
 def _describe(suite: HubSuite) -> str:
     """Returns the docstring of a suite's task."""
-    prompts = {subset: each.template or "that of the generic task" for subset, each in suite.sets.items()}
+    templates = {subset: each.template.replace("\n", "\\n") for subset, each in suite.sets.items()}
+    prompts = {subset: template or "that of the generic task" for subset, template in templates.items()}
     shown = [f"``{prompt}``" if "{" in prompt else prompt for prompt in dict.fromkeys(prompts.values())]
     if len(shown) == 1:
         lines = [f"Prompt: {shown[0]}."]

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from peftkit.compare.comparison import compare
 from peftkit.compare.input.fairness import FAIRNESS_CHECKS
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import compare_by_set, find_runs, read_run
 from peftkit.compare.matched_methods import load_groups
+from peftkit.compare.output.table_formats import flat_records, render, table_rows
 from peftkit.compare.per_example_scores import read_example_scores
 from peftkit.compare.recorded_baselines import recorded_baselines
-from peftkit.compare.scores_by_cost import learning_curve, mean_set_scores, selected_score
+from peftkit.compare.scores_by_cost import learning_curve, mean_set_scores, mean_values_beside, selected_score
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant
 
@@ -267,3 +269,28 @@ def test_runs_with_other_sets_are_comparable_on_test_and_the_same_sets_must_be_e
     assert load_groups([run.parent])[0]
     with pytest.raises(InputError, match=r"data: rows_digests\.hard is"):
         load_groups([run.parent], evaluation_set="hard")
+
+
+def test_values_without_which_a_score_misleads_and_the_last_step_stand_beside_it(plant: Plant) -> None:
+    runs = [plant("lora", seed, [0.1, 0.9, 0.5]) for seed in (1, 2)]
+    for number, run in enumerate(runs):
+        summary = json.loads((run / "summary.json").read_text())
+        summary |= {
+            "companions": {"accuracy": ["unextractable"]},
+            "last_step": {"step": 3, "test": {"accuracy": 0.5}},
+        }
+        summary["selected"]["test"]["unextractable"] = 0.2 + number / 10
+        (run / "summary.json").write_text(json.dumps(summary))
+    loaded = [read_run(run) for run in runs]
+    assert mean_values_beside(loaded, "accuracy") == {"unextractable": pytest.approx(0.25), "last step": 0.5}
+    assert mean_values_beside(loaded, "loss") == {}
+    assert mean_values_beside([*loaded, read_run(plant("lora", 3, [0.5]))], "accuracy") == {}
+    [group] = group_runs(loaded)
+    comparison = compare(group)
+    header, row = table_rows(comparison)[0], next(r for r in table_rows(comparison) if r[0].startswith("lora"))
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["unextractable"], cells["last step"]) == ("0.2500", "0.5000")
+    [line] = json.loads(render([comparison], "json"))["comparisons"][0]["lines"]
+    assert line["beside"] == pytest.approx({"unextractable": 0.25, "last step": 0.5})
+    [record] = [each for each in flat_records([comparison]) if each["kind"] == "method"]
+    assert (record["unextractable"], record["last_step"]) == (pytest.approx(0.25), 0.5)

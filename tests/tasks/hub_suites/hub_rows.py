@@ -41,6 +41,16 @@ def with_span(i: int, *, answered: bool = True) -> dict[str, Any]:
     return {"id": str(i), "title": "x", "context": context, "question": f"which {i}?", "answers": answers}
 
 
+def instructed(i: int) -> dict[str, Any]:
+    """A row of IFEval, whose tables of arguments have all keys in every row."""
+    nothing = dict.fromkeys(("num_words", "relation", "keywords"))
+    return {
+        **{"key": i, "prompt": f"Write about {sentence(i)}, without commas and with at least three words."},
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [nothing, {**nothing, "num_words": 3, "relation": "at least"}],
+    }
+
+
 GLUE_LABELS = ("entailment", "not_entailment")
 FALSE_TRUE = ("False", "True")
 ROWS: Mapping[tuple[str, str], Callable[[], Dataset]] = {
@@ -135,14 +145,31 @@ ROWS: Mapping[tuple[str, str], Callable[[], Dataset]] = {
         )
         for code in ("de", "ar", "cs", "es", "fr", "it", "ja", "nl", "pt", "ro", "ru", "zh")
     },
+    ("gsm8k", ""): lambda: listed(
+        lambda i: {
+            "question": f"Ann has {i} eggs and finds 4. How many?",
+            "answer": f"{i} + 4 = {i + 4}.\n#### {i + 4}",
+        }
+    ),
+    ("math500", ""): lambda: listed(
+        lambda i: {
+            **{"problem": f"What is ${i}^2$?", "solution": rf"It is $\boxed{{{i * i}}}$.", "answer": str(i * i)},
+            **{"subject": "Algebra", "level": 1, "unique_id": f"test/algebra/{i}.json"},
+        }
+    ),
+    **dict.fromkeys((("ifeval", "chat"), ("ifeval", "prompt")), lambda: listed(instructed)),
 }
 """Sixty rows of each dataset by suite and subset."""
 SPLITS = {
     ("glue", "mnli"): ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched"),
     **dict.fromkeys((("squad", ""), ("squad_v2", ""), ("boolq", "")), ("train", "validation")),
+    ("gsm8k", ""): ("train", "test"),
+    ("math500", ""): ("test",),
+    **dict.fromkeys((("ifeval", "chat"), ("ifeval", "prompt")), ("train",)),
 }
 """The splits on the hub, if they are others than train, validation and test."""
 EXAMPLES: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("gsm8k", ""): ("Question: Ann has 0 eggs and finds 4. How many?\nAnswer:", "0 + 4 = 4.\n#### 4"),
     ("glue", "cola"): ("cola sentence: the red sentence number 0 is here", "unacceptable"),
     ("glue", "mrpc"): (
         "mrpc sentence1: the red sentence1 number 0 is here sentence2: the red sentence2 number 0 is here",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, dump_recipe, load_recipe
 from peftkit.tasks.hub_suites import SUITES, suite_tasks
 from peftkit.tasks.hub_suites.hub_task import HubSet, HubSuite, HubTask, suite_task
+from peftkit.tasks.hub_suites.reasoning_suites import read_instructions
 from peftkit.tasks.hub_suites.text_suites import join_triples
 from peftkit.tasks.sources import data_source
 from peftkit.tasks.text_tasks.text_regression import TextRegression
 from peftkit.testing import check_task
-from tests.tasks.hub_suites.hub_rows import EXAMPLES, ROWS, SPLITS
+from tests.tasks.hub_suites.hub_rows import EXAMPLES, ROWS, SPLITS, instructed
 
+EVALUATED_ONLY = [(s.name, subset) for s in SUITES for subset, each in s.sets.items() if each.evaluation_only]
 EVERY = [(suite.name, subset) for suite in SUITES for subset in suite.sets]
 
 
@@ -44,7 +47,9 @@ def test_every_dataset_has_rows_to_test_it() -> None:
     assert [task.model_fields["name"].default for task in suite_tasks()] == [suite.name for suite in SUITES]
 
 
-@pytest.mark.parametrize(("name", "subset"), EVERY, ids=lambda value: value)
+@pytest.mark.parametrize(
+    ("name", "subset"), [each for each in EVERY if each not in EVALUATED_ONLY], ids=lambda value: value
+)
 def test_a_local_copy_is_loaded_with_the_splits_columns_and_labels_of_the_dataset(
     name: str, subset: str, tmp_path: Path
 ) -> None:
@@ -55,7 +60,7 @@ def test_a_local_copy_is_loaded_with_the_splits_columns_and_labels_of_the_datase
     assert len(splits["test"]) == 60
     held_out = task.dev_fraction is not None
     assert len(splits["train"]) + len(splits["dev"]) == (60 if held_out else 120)
-    if held_out:
+    if held_out and task.test_split is not None:
         assert task.test_split.startswith("validation"), "test is the published validation split"
     examples = to_examples(task, "test", splits["test"], range(60))
     for example in examples:
@@ -133,6 +138,42 @@ def test_the_second_validation_split_of_mnli_is_an_evaluation_set(tmp_path: Path
     assert len(each.task.load()[each.split]) == 60
     assert each.task.describe_row(each.split, 4).endswith("validation_mismatched-00000-of-00001.parquet, row 5")
     assert each.task.labels == task.labels == ("entailment", "neutral", "contradiction")
+
+
+@pytest.mark.parametrize(("name", "subset"), EVALUATED_ONLY, ids=lambda value: value)
+def test_rows_to_evaluate_only_are_an_evaluation_set_of_another_task(name: str, subset: str, tmp_path: Path) -> None:
+    write_copy(name, subset, tmp_path / "copy")
+    trained = "chat" if subset == "chat" else "text_generation"
+    table = {"name": name, "path": str(tmp_path / "copy"), **({"subset": subset} if subset else {})}
+    fields = ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+    decoder = "model.name=pocket-decoder"
+    recipe = load(
+        tmp_path, decoder, f"task.name={trained}", "task.path=x", f'evaluate.set=[{{name="x", task={{{fields}}}}}]'
+    )
+    [each] = recipe.evaluation_tasks
+    rows = each.task.load()[each.split]
+    assert len(rows) == 60
+    examples = to_examples(each.task, each.split, rows, range(60))
+    assert {example.has_answer for example in examples} == {name == "math500"}
+    metrics = 'metric=[{name="rouge"}]'
+    chosen = [f"task.subset={subset}"] if subset else []
+    with pytest.raises(InputError, match="has rows to evaluate only; train on another task"):
+        load(tmp_path, decoder, f"task.name={name}", *chosen, metrics, "evaluate.selection_metric=loss")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"instruction_id_list": ["punctuation:no_coma", "x"]}, "unknown instruction 'punctuation:no_coma' .did you"),
+        ({"instruction_id_list": []}, "must be a list of instructions"),
+        ({"kwargs": [{}]}, "must be a list with a table for each of the 2 instructions"),
+        ({"kwargs": [{}, {"num_words": 3}]}, "length_constraints:number_words: relation is missing"),
+        ({"kwargs": [{}, {"num_words": 3, "relation": "at most"}]}, "must be 'less than' or 'at least', not 'at most'"),
+    ],
+)
+def test_invalid_instructions_are_errors(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError, match=message):
+        read_instructions({**instructed(0), **changes})
 
 
 def test_an_unknown_subset_is_an_error(tmp_path: Path) -> None:
