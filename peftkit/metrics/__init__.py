@@ -23,6 +23,7 @@ from peftkit.metrics.distractors import (
     DistractorNovelty,
 )
 from peftkit.metrics.extracted_answers import ExtractedMatch, Unextractable
+from peftkit.metrics.harness import HarnessChoiceScore, HarnessTextScore
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall
@@ -50,6 +51,8 @@ __all__ = [
     "ExactSet",
     "ExtractedMatch",
     "F1Macro",
+    "HarnessChoiceScore",
+    "HarnessTextScore",
     "MatthewsCorrelation",
     "MeanAbsoluteError",
     "MeanAveragePrecision",
@@ -95,6 +98,8 @@ def register_metrics() -> list[type[Metric]]:
         ExtractedMatch,
         F1,
         F1Macro,
+        HarnessChoiceScore,
+        HarnessTextScore,
         MatthewsCorrelation,
         MeanAbsoluteError,
         MeanAveragePrecision,

@@ -26,7 +26,6 @@ class Completion(Objective):
     join: str = " "
     """Text between source and target, for decoders; others read them apart."""
 
-    scored_values = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:
@@ -81,6 +80,7 @@ class FreeGeneration(Completion):
 
     task_kind = "generation"
     generates = True
+    scored_values = ()
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:
         """Tokenize the sources and the targets."""
@@ -148,7 +148,9 @@ def _without_end(row: TokenizedRow) -> TokenizedRow:
         RowError: A candidate has no other token.
     """
     if any(len(ids) < 2 for ids in row["candidates"]):
-        raise RowError("candidates", "an empty candidate is the end of text alone, so evaluate.candidate_end must be true")
+        raise RowError(
+            "candidates", "an empty candidate is the end of text alone, so evaluate.candidate_end must be true"
+        )
     return {
         **row,
         "candidates": [ids[:-1] for ids in row["candidates"]],

@@ -19,7 +19,7 @@ class RankingObjective(Objective):
     """Base class of objectives that choose the candidate with the highest log-likelihood."""
 
     ranks = True
-    scored_values = ()
+    scored_values = ("log_likelihoods",)
 
     def predict(
         self,

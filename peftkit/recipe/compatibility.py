@@ -230,7 +230,9 @@ def _candidate_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[Co
     if recipe.evaluate.candidate_end or model is None:
         return
     if model == "encoder" or not any(objective.ranks for objective in recipe.objectives_for(model)):
-        text = "only changes how decoders and encoder-decoders rank candidates, which this recipe does not; leave it out"
+        text = (
+            "only changes how decoders and encoder-decoders rank candidates, which this recipe does not; leave it out"
+        )
         yield ("evaluate", "candidate_end"), text
 
 

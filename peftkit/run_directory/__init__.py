@@ -9,6 +9,7 @@
 ``examples.parquet``   per-example results of all evaluations on dev and test (``example_tables``); one
                        file per evaluation in ``examples/`` until the run ends
 ``predictions/``       ``dev.jsonl`` and ``test.jsonl`` of the selected checkpoint, one line per example
+``harness/``           ``TASK.json`` and ``TASK.jsonl``, added later by ``peftkit eval`` (``harness_results``)
 ``model/``             the trained parameters at the selected checkpoint, in their library's format
 ``summary.json``       the outcome, written last
 ``.lock``              locked by the process that trains the run (``lock``); empty

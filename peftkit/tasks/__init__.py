@@ -5,6 +5,7 @@ from __future__ import annotations
 from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
+from peftkit.tasks.harness import HarnessChoice, HarnessText
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.hub_suites import suite_tasks
 from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
@@ -28,6 +29,8 @@ def register_tasks() -> list[type[Task]]:
         Chat,
         CommonsenseQa,
         DistractorGeneration,
+        HarnessChoice,
+        HarnessText,
         MultipleChoice,
         PlainText,
         Race,

@@ -128,13 +128,17 @@ def _revision(run: LoadedRun, kind: str, recipe_key: str) -> dict[str, Any]:
 def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
-    return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
-        "evaluate.stop": evaluate.get("stop") or None,  # which runs recorded before it lack
-        "evaluate.candidate_end": evaluate.get("candidate_end", True),  # likewise
-        "evaluate.full_splits": _reported_on_whole_splits(run),
-        "metric": run.recipe.get("metric"),
-        "selection_metric": run.summary["selection_metric"],
-    }
+    return (
+        {f"evaluate.{k}": evaluate.get(k) for k in keys}
+        | {
+            "evaluate.stop": evaluate.get("stop") or None,  # which runs recorded before it lack
+            "evaluate.candidate_end": evaluate.get("candidate_end", True),  # likewise
+            "evaluate.full_splits": _reported_on_whole_splits(run),
+            "metric": run.recipe.get("metric"),
+            "selection_metric": run.summary["selection_metric"],
+        }
+        | flatten({"harness": run.summary.get("harness", {})})
+    )
 
 
 def _reported_on_whole_splits(run: LoadedRun) -> bool:
