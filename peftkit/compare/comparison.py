@@ -27,6 +27,7 @@ from peftkit.compare.scores_by_cost import (
     selected_score,
     step_cost,
 )
+from peftkit.compare.serving import describe_serving, serving_of
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability
 from peftkit.compare.statistics.pareto_front import front_probabilities, pareto_front
@@ -69,19 +70,15 @@ class MethodRow:
     never: Mapping[float, int]
     """The number of seeds that never reached each share."""
     area: float | None
-    """The mean score over the logarithm of the cost, over the span that all runs have; None where there is none.
-
-    Expected, like ``score``; with one seed, the run's.
-    """
+    """The expected mean score over the logarithm of the cost, over the span that all runs have; with one seed, the
+    run's; None where there is none."""
     trainable_parameters: float | None
     checkpoint_bytes: float | None
     peak_memory: float | None
     """In bytes."""
     pareto: bool
-    """Whether the method is on the Pareto front with a probability of at least one half.
-
-    False with one seed, unless all methods have one: then by the scores of their runs.
-    """
+    """Whether the method is on the Pareto front with a probability of at least one half; with one seed each, by the
+    scores of their runs."""
     trials: int | None
     """The number of settings that a sweep tried; None if the method was not tuned."""
     tuning_gmacs: float | None
@@ -103,6 +100,8 @@ class MethodRow:
     """The probability that a run with another seed reaches each share; None with one seed."""
     sets: Mapping[str, float] = field(default_factory=dict)
     """The mean score of its runs on each evaluation set that all of them have."""
+    serving: Mapping[str, float] = field(default_factory=dict)
+    """What serving it takes, by column (``serving``)."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +289,7 @@ def compare(
                 },
                 reach_probability={share: reach_probability(points) for share, points in reached.items()},
                 sets=mean_set_scores(runs.values(), metric),
+                serving=serving_of(runs.values()),
             )
         )
     return Comparison(
@@ -314,7 +314,7 @@ def compare(
         repeated=len(run_group.repeats),
         imported=imported_notes(run_group),
         unmeasured=tuple(label for label, _ in evidence.left_out),
-        remarks=run_group.remarks,
+        remarks=(*run_group.remarks, *describe_serving(r for by in run_group.runs.values() for r in by.values())),
         fronts=fronts,
         test_split=run_group.test_split,
     )

@@ -10,6 +10,7 @@
                        file per evaluation in ``examples/`` until the run ends
 ``predictions/``       ``dev.jsonl`` and ``test.jsonl`` of the selected checkpoint, one line per example
 ``harness/``           ``TASK.json`` and ``TASK.jsonl``, added later by ``peftkit eval`` (``harness_results``)
+``serving.json``       times and memory of requests, added later by ``peftkit bench``
 ``model/``             the trained parameters at the selected checkpoint, in their library's format
 ``summary.json``       the outcome, written last
 ``.lock``              locked by the process that trains the run (``lock``); empty

@@ -12,6 +12,7 @@ from peftkit.cli.commands.recipe_commands.schema import SchemaCommand
 from peftkit.cli.commands.recipe_commands.sweep import SweepCommand
 from peftkit.cli.commands.recipe_commands.task_preview import TaskPreviewCommand
 from peftkit.cli.commands.run_commands.advise import AdviseCommand
+from peftkit.cli.commands.run_commands.bench import BenchCommand
 from peftkit.cli.commands.run_commands.compare import CompareCommand
 from peftkit.cli.commands.run_commands.eval import EvalCommand
 from peftkit.cli.commands.run_commands.export import ExportCommand
@@ -42,6 +43,7 @@ COMMANDS: tuple[type[SubCommand], ...] = (
     ShowCommand,
     PredictCommand,
     EvalCommand,
+    BenchCommand,
     MergeCommand,
     ExportCommand,
     PushCommand,

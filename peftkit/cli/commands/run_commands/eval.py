@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from peftkit import plugins
-from peftkit.cli.arguments import add_run, count
+from peftkit.cli.arguments import add_run, count, documents
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError
 
@@ -31,7 +31,7 @@ class EvalCommand(SubCommand):
             "--num-fewshot", type=int, metavar="N", help="Examples in the prompt. [default: as the task says]"
         )
         parser.add_argument(
-            "--limit", type=count, metavar="N", help="Evaluate the first N documents of each task only."
+            "--limit", type=documents, metavar="N", help="Evaluate the first N documents of each task only."
         )
         parser.add_argument(
             "--batch", type=count, metavar="SIZE", help="Requests in a batch. [default: the run's evaluation batch]"
