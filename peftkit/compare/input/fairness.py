@@ -133,6 +133,7 @@ def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
         | {
             "evaluate.stop": evaluate.get("stop") or None,  # which runs recorded before it lack
             "evaluate.candidate_end": evaluate.get("candidate_end", True),  # likewise
+            "method.unsafe_batch_mixing": run.recipe.get("method", {}).get("unsafe_batch_mixing") or None,
             "evaluate.full_splits": _reported_on_whole_splits(run),
             "metric": run.recipe.get("metric"),
             "selection_metric": run.summary["selection_metric"],

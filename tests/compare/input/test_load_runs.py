@@ -313,3 +313,11 @@ def test_scores_of_candidates_with_and_without_their_end_are_not_compared(plant:
     assert any(remark.startswith("candidates of lora are scored without the end of text") for remark in group.remarks)
     [group], _ = load_groups([run])
     assert any(remark.startswith("candidates are scored without the end of text") for remark in group.remarks)
+
+
+def test_runs_that_mix_the_rows_of_a_batch_are_compared_if_they_are_pooled(plant: Plant) -> None:
+    plant("lora", 1, [0.1, 0.9])
+    mixing = plant("lily", 1, [0.1, 0.9], tables={"method": {"name": "lily", "unsafe_batch_mixing": True}})
+    with pytest.raises(InputError, match=r"evaluation: method\.unsafe_batch_mixing is null and true"):
+        load_groups([mixing.parent])
+    assert load_groups([mixing.parent], pool=["evaluation"])[0]
