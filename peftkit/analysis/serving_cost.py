@@ -173,7 +173,7 @@ def _count_next(model: nn.Module, kind: str, inputs: dict[str, Any], output: Any
 
     Without a cache, the whole text is read again.
     """
-    past = getattr(output, "past_key_values", None)
+    past: Any = getattr(output, "past_key_values", None)
     try:
         cache_row_bytes(past)
     except CacheNotShareable:

@@ -45,7 +45,7 @@ def serving_of(runs: Iterable[LoadedRun]) -> dict[str, float]:
 
 
 def describe_serving(runs: Iterable[LoadedRun]) -> Iterator[str]:
-    """Say what the numbers of a table are, and whether they were measured alike.
+    """Say what the numbers of a table are, and whether they were measured under the same conditions.
 
     Args:
         runs: All runs of a table.

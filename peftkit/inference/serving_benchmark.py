@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.errors import InputError, RunError
-from peftkit.host_memory import host_peak, reset_host_peak
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.inference.save_merged import merge_model
 from peftkit.models.decoding.generation_cache import generate
@@ -25,10 +25,11 @@ FILE = "serving.json"
 WARMUP = 2
 """Requests that are not timed."""
 CONFIDENCE = 0.95
+MEMORY_METER = "peak_memory"
 
 
 @dataclass(frozen=True)
-class Request:
+class ServingRequest:
     """What is requested of a served model.
 
     Attributes:
@@ -44,7 +45,7 @@ class Request:
     rounds: int = 10
 
 
-def benchmark_serving(run: FinishedRun, registry: Registry, request: Request) -> dict[str, Any]:
+def benchmark_serving(run: FinishedRun, registry: Registry, request: ServingRequest) -> dict[str, Any]:
     """Time requests to the model of a run, as it was trained and merged, and store the result in its directory.
 
     Prompts are random tokens. Every request generates the same number of tokens, greedily.
@@ -69,14 +70,14 @@ def benchmark_serving(run: FinishedRun, registry: Registry, request: Request) ->
     reason = ""
     with evaluation_context(run) as accelerator, torch.inference_mode():
         environment = collect_environment(registry, accelerator)
-        measured = [*_measure(run, run.model, request, generates, merged=False)]
+        measured = [*_measure(run, run.model, registry, request, generates, merged=False)]
     try:
         merged, _ = merge_model(run)
     except (InputError, RunError) as error:
         reason = str(error)
     else:
         with torch.inference_mode():
-            measured += _measure(run, merged.eval(), request, generates, merged=True)
+            measured += _measure(run, merged.eval(), registry, request, generates, merged=True)
     result = {
         "prompt_tokens": request.prompt_tokens,
         "new_tokens": request.new_tokens if generates else 0,
@@ -91,31 +92,32 @@ def benchmark_serving(run: FinishedRun, registry: Registry, request: Request) ->
 
 
 def _measure(
-    run: FinishedRun, model: nn.Module, request: Request, generates: bool, *, merged: bool
+    run: FinishedRun, model: nn.Module, registry: Registry, request: ServingRequest, generates: bool, *, merged: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield the measurement of each batch size."""
     for size in request.batch_sizes:
         ids = _prompts(run, size, request.prompt_tokens)
-        reset_host_peak()
-        if run.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        memory: Any = registry.all("meter")[MEMORY_METER].component()  # type: ignore[call-arg]
+        memory.on_step_start()
         try:
-            first = _time(run, lambda ids=ids: _request(run, model, ids, 1 if generates else 0), request.rounds)
+            first = _time(run, partial(_request, run, model, ids, 1 if generates else 0), request.rounds)
             whole = first
             if generates:
-                whole = _time(run, lambda ids=ids: _request(run, model, ids, request.new_tokens), request.rounds)
+                whole = _time(run, partial(_request, run, model, ids, request.new_tokens), request.rounds)
         except RuntimeError as error:
             if not is_oom(error):
                 raise
             raise RunError(f"a batch of {size} prompts does not fit into memory; choose smaller ones") from error
+        memory.on_step_end()
+        peaks = memory.totals()
         rates = [size * (request.new_tokens if generates else 1) / seconds for seconds in whole]
         yield {
             "merged": merged,
             "batch_size": size,
             "first_token_seconds" if generates else "seconds": asdict(median_interval(first)),
             "tokens_per_second" if generates else "texts_per_second": asdict(median_interval(rates)),
-            "peak_device_bytes": torch.cuda.max_memory_allocated() if run.device.type == "cuda" else None,
-            "peak_host_bytes": host_peak(),
+            "peak_device_bytes": peaks.get("peak_device_bytes"),
+            "peak_host_bytes": peaks["peak_host_bytes"],
         }
 
 

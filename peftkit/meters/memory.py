@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from peftkit.components import Meter
-from peftkit.host_memory import host_peak, reset_host_peak
+
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class PeakMemory(Meter):
@@ -43,3 +47,19 @@ class PeakMemory(Meter):
         """Return ``peak_host_bytes``, and ``peak_device_bytes`` if there is a GPU."""
         peaks = {"peak_host_bytes": float(self._host or host_peak())}
         return peaks | ({"peak_device_bytes": float(self._device)} if self._device else {})
+
+
+def host_peak() -> int:
+    """Return the peak resident set size of this process in bytes since the last reset; 0 if it is not available."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_host_peak() -> None:
+    """Reset the peak resident set size of this process to its current size, if the system supports it."""
+    with suppress(OSError):  # not Linux, or not allowed
+        CLEAR_REFS.write_text("5\n", encoding="ascii")  # proc(5): resets only the peak resident set size

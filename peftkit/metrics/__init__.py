@@ -23,7 +23,7 @@ from peftkit.metrics.distractors import (
     DistractorNovelty,
 )
 from peftkit.metrics.extracted_answers import ExtractedMatch, Unextractable
-from peftkit.metrics.harness import HarnessChoiceScore, HarnessTextScore
+from peftkit.metrics.harness_scores import HarnessChoiceScore, HarnessTextScore
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall

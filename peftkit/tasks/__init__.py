@@ -5,9 +5,9 @@ from __future__ import annotations
 from peftkit.components import Task
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
-from peftkit.tasks.harness import HarnessChoice, HarnessText
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.hub_suites import suite_tasks
+from peftkit.tasks.hub_suites.harness_task import HarnessChoice, HarnessText
 from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
 from peftkit.tasks.plain_text import PlainText
 from peftkit.tasks.span_qa import SpanQa

@@ -9,13 +9,13 @@ import pytest
 
 from peftkit.errors import InputError
 from peftkit.inference.finished_run import load_finished_run
-from peftkit.inference.serving_benchmark import FILE, Request, benchmark_serving, median_interval
+from peftkit.inference.serving_benchmark import FILE, ServingRequest, benchmark_serving, median_interval
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from tests.tiny_runs import ONE_EVALUATION, Make
 
-REQUEST = Request(prompt_tokens=4, new_tokens=3, batch_sizes=(1, 2), rounds=2)
+REQUEST = ServingRequest(prompt_tokens=4, new_tokens=3, batch_sizes=(1, 2), rounds=2)
 
 
 def trained(make: Make, registry: Registry, kind: str, *options: str) -> Path:
@@ -47,7 +47,7 @@ def test_a_method_without_merging_is_measured_as_it_is(make: Make, registry: Reg
     assert [row["merged"] for row in result["measurements"]] == [False, False]
     assert "cannot be merged" in result["why_not_merged"]
     with pytest.raises(InputError, match="positions for 254 tokens"):
-        benchmark_serving(load_finished_run(path, registry), registry, Request(prompt_tokens=300))
+        benchmark_serving(load_finished_run(path, registry), registry, ServingRequest(prompt_tokens=300))
 
 
 def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from peftkit import Meter, StepStats
-from peftkit.host_memory import CLEAR_REFS, host_peak
 from peftkit.meters.macs import Macs
-from peftkit.meters.memory import PeakMemory
+from peftkit.meters.memory import CLEAR_REFS, PeakMemory, host_peak
 from peftkit.meters.parameters import ParameterCount
 from peftkit.meters.tokens import Tokens
 from peftkit.meters.train_time import TrainTime

@@ -189,9 +189,9 @@ def _describe_candidate_ends(runs: Sequence[LoadedRun]) -> Iterator[str]:
     without = {run.summary["method"] for run in runs if not run.recipe.get("evaluate", {}).get("candidate_end", True)}
     if without:
         everywhere = without == {run.summary["method"] for run in runs}
-        whose = "" if everywhere else f" of {comma_separated(sorted(without))}"
+        methods = "" if everywhere else f" of {comma_separated(sorted(without))}"
         text = "are scored without the end of text, as in lm-evaluation-harness (evaluate.candidate_end)"
-        yield f"candidates{whose} {text}"
+        yield f"candidates{methods} {text}"
 
 
 def _describe_token_batches(runs: Sequence[LoadedRun]) -> Iterator[str]:

@@ -34,13 +34,13 @@ class BenchCommand(SubCommand):
 
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.inference.finished_run import load_finished_run
-        from peftkit.inference.serving_benchmark import Request, benchmark_serving
+        from peftkit.inference.serving_benchmark import ServingRequest, benchmark_serving
         from peftkit.monitor.verbosity import quiet_libraries
 
         quiet_libraries(args.log_level or "warning")
         registry = plugins.load_registry()
         sizes = tuple(dict.fromkeys(args.batch or (1, 8)))
-        request = Request(args.prompt_tokens, args.new_tokens, sizes, args.rounds)
+        request = ServingRequest(args.prompt_tokens, args.new_tokens, sizes, args.rounds)
         result = benchmark_serving(load_finished_run(Path(args.run), registry), registry, request)
         if args.json:
             self.print_json({"run": args.run, **result})

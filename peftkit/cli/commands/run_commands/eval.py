@@ -38,9 +38,9 @@ class EvalCommand(SubCommand):
         )
 
     def run(self, args: argparse.Namespace) -> int:
-        from peftkit.harness_tasks import check_installed
+        from peftkit.harness.load_tasks import check_installed
         from peftkit.inference.finished_run import load_finished_run
-        from peftkit.inference.harness import HarnessSettings, evaluate_with_harness
+        from peftkit.inference.harness_evaluation import HarnessSettings, evaluate_with_harness
         from peftkit.monitor.verbosity import quiet_libraries
 
         names = [name for name in map(str.strip, args.harness.split(",")) if name]

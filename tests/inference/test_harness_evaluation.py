@@ -11,7 +11,7 @@ from peftkit.compare.comparison import compare
 from peftkit.compare.matched_methods import load_groups
 from peftkit.errors import InputError
 from peftkit.inference.finished_run import FinishedRun, load_finished_run
-from peftkit.inference.harness import HarnessSettings, evaluate_with_harness
+from peftkit.inference.harness_evaluation import HarnessSettings, evaluate_with_harness
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.harness_results import harness_names, read_harness_rows

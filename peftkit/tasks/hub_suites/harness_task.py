@@ -11,7 +11,7 @@ from pydantic import Field
 
 from peftkit.components import Example, Task, TaskKind
 from peftkit.errors import InputError
-from peftkit.harness_tasks import load_harness_tasks
+from peftkit.harness.load_tasks import load_harness_tasks
 from peftkit.tasks.sources.splitting import hold_out
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from peftkit.components import Example, Metric, TaskKind
 from peftkit.errors import InputError
-from peftkit.harness_tasks import load_harness_tasks
+from peftkit.harness.load_tasks import load_harness_tasks
 from peftkit.metrics.base import mean
 
 
@@ -98,7 +98,7 @@ class HarnessTextScore(_HarnessScore):
         for each in task._filters:
             each.apply(instances)
         for document, instance in zip(documents, instances, strict=True):
-            scores = {}
+            scores: dict[str, Any] = {}
             for name, answer in instance.filtered_resps.items():
                 suffix = "" if name == "none" else f".{name}"
                 results = task.process_results(document, [answer])

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from peftkit.errors import InputError, RunError, comma_separated, summarize_error
-from peftkit.harness_tasks import harness_version, load_harness_tasks, quiet_harness
+from peftkit.harness.load_tasks import harness_version, load_harness_tasks, quiet_harness
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.json_files import to_json
 from peftkit.recipe.evaluation_tasks import RESERVED_NAMES
@@ -162,7 +162,7 @@ def _scores(sample: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _digest(samples: Sequence[Mapping[str, Any]]) -> str:
     """Hash the documents and the prompts."""
     hashes = sorted({(each["doc_id"], each["doc_hash"], each["prompt_hash"], each["target_hash"]) for each in samples})
-    return sha256(to_json(hashes).encode()).hexdigest()
+    return sha256(to_json({"samples": hashes}).encode()).hexdigest()
 
 
 def _without_addresses(value: Any) -> Any:
