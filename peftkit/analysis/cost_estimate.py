@@ -197,7 +197,7 @@ def estimate_cost(recipe: Recipe, registry: Registry, *, trial: bool = False) ->
         gmacs=simulated.gmacs(steps),
         gmacs_before_training=before / 1e9,
         optimizer_gops_per_step=mac_counter.optimizer_elementwise / 1e9,
-        weight_bytes=_weight_bytes(recipe, model),
+        weight_bytes=weight_bytes(recipe, model),
         gradient_bytes=gradient_bytes,
         optimizer_bytes=mac_counter.optimizer.state_bytes,
         activation_bytes=_activation_bytes(recipe, simulated, mac_counter, gradient_bytes),
@@ -218,8 +218,13 @@ def _activation_bytes(recipe: Recipe, simulated: SimulatedRun, counter: MacCount
     return max(largest, gradient_bytes + intermediate_bytes) - gradient_bytes
 
 
-def _weight_bytes(recipe: Recipe, model: nn.Module) -> int:
-    """Size of the weights; frozen matrices of a quantized model take fewer bits."""
+def weight_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """Return the size of the weights; frozen matrices of a quantized model take fewer bits.
+
+    Args:
+        recipe: The recipe.
+        model: The model.
+    """
     bits = {"4bit": 4, "8bit": 8}.get(recipe.model.quantization or "", 0)
     return sum(
         p.numel() * bits // 8 if bits and not p.requires_grad and p.ndim > 1 else p.numel() * p.element_size()

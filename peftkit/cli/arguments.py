@@ -36,6 +36,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="A run directory.")
 
 
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--prompt-tokens`` and ``--new-tokens``, the size of a request to a served model."""
+    text = "Tokens of a request's prompt. [default: 128]"
+    parser.add_argument("--prompt-tokens", type=_tokens, metavar="N", default=128, help=text)
+    text = "Generated tokens of a request, at least 2; none by encoders. [default: 32]"
+    parser.add_argument("--new-tokens", type=_new_tokens, metavar="N", default=32, help=text)
+
+
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Adds RUNS, one run directory or more."""
     parser.add_argument("runs", metavar="RUNS", nargs="+", help="Run directories, or folders that contain them.")
@@ -103,6 +111,29 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return value
+
+
+def _tokens(text: str) -> int:
+    return _whole_number(text, 1)
+
+
+def _new_tokens(text: str) -> int:
+    return _whole_number(text, 2)
+
+
+def documents(text: str) -> int:
+    """Parses a whole number from 1 on.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, smallest: int) -> int:
+    if not text.isdigit() or not smallest <= int(text) < 10**9:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least {smallest}, not {text!r}")
+    return int(text)
 
 
 def count(text: str) -> int:

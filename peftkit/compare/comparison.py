@@ -28,6 +28,7 @@ from peftkit.compare.scores_by_cost import (
     selected_score,
     step_cost,
 )
+from peftkit.compare.serving import describe_serving, serving_of
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability
 from peftkit.compare.statistics.pareto_front import front_probabilities, pareto_front
@@ -102,6 +103,8 @@ class MethodRow:
     """The mean score of its runs on each evaluation set that all of them have."""
     beside: Mapping[str, float] = field(default_factory=dict)
     """What is shown beside the score, such as the share of answers that could not be extracted."""
+    serving: Mapping[str, float] = field(default_factory=dict)
+    """What serving it takes, by column (``serving``)."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +293,7 @@ def compare(
                 reach_probability={share: reach_probability(points) for share, points in reached.items()},
                 sets=mean_set_scores(runs.values(), metric),
                 beside=mean_values_beside(runs.values(), metric),
+                serving=serving_of(runs.values()),
             )
         )
     return Comparison(
@@ -314,7 +318,7 @@ def compare(
         repeated=len(run_group.repeats),
         imported=imported_notes(run_group),
         unmeasured=tuple(label for label, _ in evidence.left_out),
-        remarks=run_group.remarks,
+        remarks=(*run_group.remarks, *describe_serving(r for by in run_group.runs.values() for r in by.values())),
         fronts=fronts,
         test_split=run_group.test_split,
     )

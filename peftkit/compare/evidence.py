@@ -105,7 +105,7 @@ def collect_evidence(
     """
     run_group, unmeasured = keep_measured(run_group, axis)
     first = next(run for runs in run_group.runs.values() for run in runs.values())
-    metric = metric or str(first.summary["selection_metric"])
+    metric = metric or first.default_metric
     scored = scored or read_group_scores(run_group, metric)
     tunings = read_tunings(run_group, metric) if tunings is None else tunings
     left_out = [(label, f"not all its runs have measured {axis}") for label in unmeasured]

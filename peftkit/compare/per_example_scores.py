@@ -18,6 +18,7 @@ from peftkit.errors import InputError, comma_separated
 from peftkit.example_tables import NORM_SUFFIX, PREDICTION_KEYS, select_rows, to_prediction_rows
 from peftkit.plugins import Registry, load_registry
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.harness_results import read_harness_rows
 
 Row = Mapping[str, Any]
 """A line of predictions."""
@@ -146,6 +147,10 @@ def _read_rows(run: LoadedRun, split: str, step: int | None) -> Sequence[Row]:
     """Read an evaluation's result on each example; empty if none are stored."""
     split = run.test_split if split == "test" else split
     directory = RunDirectory(run.path)
+    if "harness" in run.summary and split == run.test_split:
+        if step not in (None, run.summary["selected"]["step"]):
+            raise InputError(f"{run.path}: the harness task {split!r} was evaluated for the selected checkpoint only")
+        return read_harness_rows(run.path, split)
     is_probe = split in (run.summary.get("probes") or {})
     table = (directory.probe(split) if is_probe else directory).examples()
     if table is None:

@@ -33,6 +33,30 @@ def save_merged(run: FinishedRun, out: Path) -> float:
         RunError: The merged model has extra weights or different logits.
     """
     check_empty(out)
+    merged, difference = merge_model(run)
+    _untie(merged, run.family.config)
+    cast(Any, merged).save_pretrained(out)
+    run.family.tokenizer.save_pretrained(out)
+    write_compatible_files(out)
+    copy_generation_config(run.recipe.model.name, run.recipe.model.revision, out)
+    run.objective.component.export(out, run.objective.context)
+    (out / "README.md").write_text(model_card(run.path, run.recipe, merged=True), encoding="utf-8")
+    return difference
+
+
+def merge_model(run: FinishedRun) -> tuple[nn.Module, float]:
+    """Merge the trained weights into the model.
+
+    Args:
+        run: The run; its model is modified in place.
+
+    Returns:
+        The merged model, and the largest difference of its logits from those before, on a few tokens.
+
+    Raises:
+        InputError: The method does not support merging.
+        RunError: The merged model has extra weights or different logits.
+    """
     method = run.recipe.method
     before = _logits(run, run.model)
     merged = method.merge(run.model)
@@ -42,14 +66,7 @@ def save_merged(run: FinishedRun, out: Path) -> float:
     tolerance = method.merge_tolerance * max(1.0, before.abs().max().item())
     if not difference <= tolerance:
         raise RunError(f"the merged model has different logits: they differ by {difference:.1e}")
-    _untie(merged, run.family.config)
-    cast(Any, merged).save_pretrained(out)
-    run.family.tokenizer.save_pretrained(out)
-    write_compatible_files(out)
-    copy_generation_config(run.recipe.model.name, run.recipe.model.revision, out)
-    run.objective.component.export(out, run.objective.context)
-    (out / "README.md").write_text(model_card(run.path, run.recipe, merged=True), encoding="utf-8")
-    return difference
+    return merged, difference
 
 
 def _untie(merged: nn.Module, config: Any) -> None:

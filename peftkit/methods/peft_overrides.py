@@ -89,16 +89,23 @@ class Lily(PeftMethod):
     """Low-rank updates with projections that layers share through a router (Lily, Zhong et al., 2024)."""
 
     peft_type: ClassVar[str] = "LILY"
-    incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
-        Incompatibility(
-            lambda s: True,
-            "peft's router averages over all rows and positions of a batch, including padding and answers, so that "
-            "predictions depend on the other rows and on the answer",
-            "use lora, or poly for a mixture",
-        ),
-    )
 
     name: Literal["lily"] = "lily"
+    unsafe_batch_mixing: bool = False
+    """Train although the scores of a row depend on the other rows of its batch, on padding and on the answer. Such runs
+    are compared with others by `--pool evaluation` only."""
+
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons why the method cannot be used, the first of which ``unsafe_batch_mixing`` accepts."""
+        mixes = (
+            "peft's router averages over all rows and positions of a batch, including padding and answers, so that "
+            "predictions depend on the other rows and on the answer; use lora, or poly for a mixture"
+        )
+        return [*([] if self.unsafe_batch_mixing else [mixes]), *super().incompatible_with(spec)]
+
+    def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
+        """Return peft's options, without ``unsafe_batch_mixing``."""
+        return {key: value for key, value in super().options(model, context).items() if key != "unsafe_batch_mixing"}
 
 
 class MultitaskPromptTuning(PromptMethod):

@@ -23,6 +23,7 @@ from peftkit.metrics.distractors import (
     DistractorNovelty,
 )
 from peftkit.metrics.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
+from peftkit.metrics.harness_scores import HarnessChoiceScore, HarnessTextScore
 from peftkit.metrics.instruction_following import InstructionFollowing
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
@@ -51,6 +52,8 @@ __all__ = [
     "ExactSet",
     "ExtractedMatch",
     "F1Macro",
+    "HarnessChoiceScore",
+    "HarnessTextScore",
     "InstructionFollowing",
     "MajorityAtK",
     "MatthewsCorrelation",
@@ -99,6 +102,8 @@ def register_metrics() -> list[type[Metric]]:
         ExtractedMatch,
         F1,
         F1Macro,
+        HarnessChoiceScore,
+        HarnessTextScore,
         InstructionFollowing,
         MajorityAtK,
         MatthewsCorrelation,

@@ -26,7 +26,6 @@ class Completion(Objective):
     join: str = " "
     """Text between source and target, for decoders; others read them apart."""
 
-    scored_values: ClassVar[tuple[str, ...] | None] = ()
     families: ClassVar[tuple[ModelKind, ...]] = GENERATING
 
     def incompatible_with(self, spec: RunSpec) -> list[str]:

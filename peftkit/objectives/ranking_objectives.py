@@ -19,7 +19,7 @@ class RankingObjective(Objective):
     """Base class of objectives that choose the candidate with the highest log-likelihood."""
 
     ranks = True
-    scored_values: ClassVar[tuple[str, ...] | None] = ()
+    scored_values: ClassVar[tuple[str, ...] | None] = ("log_likelihoods",)
     used_settings: ClassVar[tuple[str, ...] | None] = ("scoring", "candidate_end")
 
     def predict(

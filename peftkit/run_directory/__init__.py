@@ -11,6 +11,8 @@
 ``predictions/``       ``dev.jsonl`` and others of the selected checkpoint, one line per example
 ``probes.json``        scores of the base model on the probes, if there are any; also in the summary
 ``probes/NAME/``       per-example results on a probe: ``examples.parquet``, and ``base.parquet`` of the base model
+``harness/``           ``TASK.json`` and ``TASK.jsonl``, added later by ``peftkit eval`` (``harness_results``)
+``serving.json``       times and memory of requests, added later by ``peftkit bench``
 ``model/``             the trained parameters at the selected checkpoint, in their library's format
 ``summary.json``       the outcome, written last
 ``.lock``              locked by the process that trains the run (``lock``); empty

@@ -7,6 +7,7 @@ from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
 from peftkit.tasks.hub_suites import suite_tasks
+from peftkit.tasks.hub_suites.harness_task import HarnessChoice, HarnessText
 from peftkit.tasks.hub_suites.metamath import MetaMathGsm8k
 from peftkit.tasks.multiple_choice import DistractorGeneration, MultipleChoice
 from peftkit.tasks.plain_text import PlainText
@@ -29,6 +30,8 @@ def register_tasks() -> list[type[Task]]:
         Chat,
         CommonsenseQa,
         DistractorGeneration,
+        HarnessChoice,
+        HarnessText,
         MetaMathGsm8k,
         MultipleChoice,
         PlainText,

@@ -12,7 +12,9 @@ from peftkit.cli.commands.recipe_commands.schema import SchemaCommand
 from peftkit.cli.commands.recipe_commands.sweep import SweepCommand
 from peftkit.cli.commands.recipe_commands.task_preview import TaskPreviewCommand
 from peftkit.cli.commands.run_commands.advise import AdviseCommand
+from peftkit.cli.commands.run_commands.bench import BenchCommand
 from peftkit.cli.commands.run_commands.compare import CompareCommand
+from peftkit.cli.commands.run_commands.eval import EvalCommand
 from peftkit.cli.commands.run_commands.export import ExportCommand
 from peftkit.cli.commands.run_commands.import_ import ImportCommand
 from peftkit.cli.commands.run_commands.merge import MergeCommand
@@ -40,6 +42,8 @@ COMMANDS: tuple[type[SubCommand], ...] = (
     ListCommand,
     ShowCommand,
     PredictCommand,
+    EvalCommand,
+    BenchCommand,
     MergeCommand,
     ExportCommand,
     PushCommand,

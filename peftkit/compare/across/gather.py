@@ -94,7 +94,7 @@ def task_posterior(group: RunGroup, metric: str | None = None) -> TaskPosterior:
         InputError: the runs lack the metric.
     """
     runs = [run for seeds in group.runs.values() for run in seeds.values()]
-    metric = metric or str(runs[0].summary["selection_metric"])
+    metric = metric or runs[0].default_metric
     sign = -1.0 if lower_is_better(runs[0], metric) else 1.0
     scored = read_group_scores(group, metric)
     posterior = fit_posterior(group, metric, scored)

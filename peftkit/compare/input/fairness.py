@@ -131,15 +131,17 @@ def _revision(run: LoadedRun, kind: str, recipe_key: str) -> dict[str, Any]:
 def _evaluation(run: LoadedRun) -> Mapping[str, Any]:
     keys = ("dev_examples", "test_examples", "scoring", "max_new_tokens", "num_beams")
     evaluate = run.recipe.get("evaluate", {})
-    return {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
+    of_recipe = {f"evaluate.{k}": evaluate.get(k) for k in keys} | {
         # Runs recorded before these keys lack them.
         "evaluate.stop": evaluate.get("stop") or None,
         "evaluate.candidate_end": evaluate.get("candidate_end", True),
         **{f"evaluate.{key}": evaluate.get(key, default) for key, default in SAMPLING.items()},
+        "method.unsafe_batch_mixing": run.recipe.get("method", {}).get("unsafe_batch_mixing") or None,
         "evaluate.full_splits": _reported_on_whole_splits(run),
         "metric": run.recipe.get("metric"),
         "selection_metric": run.summary["selection_metric"],
     }
+    return of_recipe | flatten({"harness": run.summary.get("harness", {})})
 
 
 def _reported_on_whole_splits(run: LoadedRun) -> bool:

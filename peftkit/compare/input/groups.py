@@ -107,6 +107,7 @@ def _remarks(runs: Sequence[LoadedRun], numbers: Mapping[Seeds, int]) -> Iterato
     else:
         fixed = comma_separated(sorted({run.summary["method"] for run in runs if run.training_sample == FIXED_SAMPLE}))
         yield f"training sample: varies with the seed ({comma_separated(samples)}), but is held fixed for {fixed}"
+    yield from _describe_candidate_ends(runs)
     if different := describe_differences([optimizer_options(run) for run in runs]):
         yield f"methods do not share an optimizer: {'; '.join(different)}"
     yield from _describe_token_batches(runs)
@@ -177,6 +178,20 @@ def _labels_from_options(runs: Sequence[LoadedRun], flat: Sequence[Mapping[str, 
         )
         labels.append(f"{name} ({shown})" if shown else name)
     return labels
+
+
+def _describe_candidate_ends(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    """Say which scores are of candidates without their end of text; the two kinds of scores differ by points."""
+    if harness := {run.summary["harness"]["lm_eval"] for run in runs if "harness" in run.summary}:
+        versions = comma_separated(sorted(harness))
+        yield f"scores of lm-evaluation-harness {versions}, by its prompts, and of candidates without the end of text"
+        return
+    without = {run.summary["method"] for run in runs if not run.recipe.get("evaluate", {}).get("candidate_end", True)}
+    if without:
+        everywhere = without == {run.summary["method"] for run in runs}
+        methods = "" if everywhere else f" of {comma_separated(sorted(without))}"
+        text = "are scored without the end of text, as in lm-evaluation-harness (evaluate.candidate_end)"
+        yield f"candidates{methods} {text}"
 
 
 def _describe_token_batches(runs: Sequence[LoadedRun]) -> Iterator[str]:

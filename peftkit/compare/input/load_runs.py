@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from peftkit.compare.input.fairness import FIXED_SAMPLE
 from peftkit.errors import InputError, comma_separated, did_you_mean
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.harness_results import harness_names, read_harness_result
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class LoadedRun:
     """The sweep's ``tuning.json``; None if the run's settings were not tuned."""
     test_split: str = "test"
     """The split that stands for test: an evaluation set where runs are compared by it."""
+
+    @property
+    def default_metric(self) -> str:
+        """The metric that is compared if none is named: the selection metric, or the first of a harness task."""
+        values = self.summary["selected"]["test"]
+        metric = str(self.summary["selection_metric"])
+        return next(iter(values)) if "harness" in self.summary and metric not in values else metric
 
     @property
     def imported_from(self) -> str:
@@ -58,16 +66,18 @@ class LoadedRun:
 
 
 def compare_by_set(run: LoadedRun, name: str) -> LoadedRun:
-    """Return a run whose scores on an evaluation set stand for those on test.
+    """Return a run whose scores on an evaluation set or a harness task stand for those on test.
 
     Args:
         run: The run.
-        name: The name of the set.
+        name: The name of the set or task.
 
     Raises:
-        InputError: The run was not evaluated on such a set.
+        InputError: The run was not evaluated on it.
     """
-    known = run.summary.get("evaluation_sets", [])
+    if name in harness_names(run.path):
+        run = _with_harness_task(run, name)
+    known = [*run.summary.get("evaluation_sets", []), *harness_names(run.path)]
     if name not in known:
         has = f"it has {comma_separated(known)}" if known else "it has none"
         raise InputError(f"{run.path}: has no evaluation set {name!r}{did_you_mean(name, known)}; {has}")
@@ -85,6 +95,20 @@ def compare_by_set(run: LoadedRun, name: str) -> LoadedRun:
             row["test"] = selected["test"]
     summary = {**run.summary, "selected": selected, "baselines": baselines, "rows_evaluated": evaluated}
     return replace(run, summary=summary, evaluations=evaluations, test_split=name)
+
+
+def _with_harness_task(run: LoadedRun, name: str) -> LoadedRun:
+    """Return a run that was evaluated on a harness task as on an evaluation set, at the end only."""
+    result, summary = read_harness_result(run.path, name), run.summary
+    added: dict[str, dict[str, Any]] = {
+        "selected": {name: result["values"]},
+        "rows": {name: result["num_examples"]},
+        "rows_digests": {name: result["rows_digest"]},
+    }
+    merged = {key: {**summary.get(key, {}), **value} for key, value in added.items()}
+    lists = {"evaluation_sets": [name], "lower_is_better": result["lower_is_better"]}
+    joined = {key: [*summary.get(key, ()), *value] for key, value in lists.items()}
+    return replace(run, summary={**summary, **merged, **joined, "harness": result["settings"]})
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[LoadedRun], list[str]]:

@@ -124,6 +124,8 @@ def table_rows(comparison: Comparison, *, wide: bool = False) -> list[TableRow]:
             columns[f"to {share:.4g} of {comparison.baseline}"] = lambda row, share=share: _reached(row, share)  # type: ignore[misc]
         for name in dict.fromkeys(name for line in comparison.lines for name in line.sets):
             columns[f"on {name}"] = lambda row, name=name: _format_number(row.sets.get(name), 1, ".4f", "")  # type: ignore[misc]
+        for name in dict.fromkeys(name for line in comparison.lines for name in line.serving):
+            columns[name] = lambda row, name=name: _format_number(row.serving.get(name), 1, ",.4g", "")  # type: ignore[misc]
         columns |= {
             "P(front)": lambda row: "" if row.pareto_probability is None else format_percent(row.pareto_probability),
             "area": _area,
@@ -284,6 +286,7 @@ def flat_records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                 record[f"cost_to_share_{end}"] = {share: each and each[index] for share, each in intervals.items()}
             record |= {name.replace(" ", "_"): value for name, value in record.pop("beside").items()}
             record |= {f"set_{name}": score for name, score in record.pop("sets").items()}
+            record |= {f"serving: {name}": value for name, value in record.pop("serving").items()}
             for key in ("cost_to_share", "cost_to_share_low", "cost_to_share_high", "never", "reach_probability"):
                 by_share: Mapping[float, Any] = record.pop(key)
                 record |= {f"{key}_{share:g}": value for share, value in by_share.items()}

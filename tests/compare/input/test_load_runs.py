@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from peftkit.compare.per_example_scores import read_example_scores
 from peftkit.compare.recorded_baselines import recorded_baselines
 from peftkit.compare.scores_by_cost import learning_curve, mean_set_scores, mean_values_beside, selected_score
 from peftkit.errors import InputError
+from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.harness_results import write_harness_result
 from tests.compare.conftest import Plant
 
 
@@ -294,3 +297,52 @@ def test_values_without_which_a_score_misleads_and_the_last_step_stand_beside_it
     assert line["beside"] == pytest.approx({"unextractable": 0.25, "last step": 0.5})
     [record] = [each for each in flat_records([comparison]) if each["kind"] == "method"]
     assert (record["unextractable"], record["last_step"]) == (pytest.approx(0.25), 0.5)
+def test_results_of_the_harness_are_compared_like_an_evaluation_set(plant: Plant) -> None:
+    runs = [plant(method, seed, [0.1, 0.9, 0.5]) for method in ("lora", "full") for seed in (1, 2)]
+    rows = [{"index": i, "target": "0", "scores": {"acc": float(i < 3)}} for i in range(4)]
+    for path in runs:
+        record_harness(path, rows)
+    loaded = compare_by_set(read_run(runs[0]), "arc")
+    assert loaded.default_metric == "acc"
+    assert selected_score(loaded, "acc") == 0.75
+    scores = read_example_scores(loaded, "acc")
+    assert scores is not None
+    assert scores.values.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert learning_curve(loaded, "gmacs", "acc")[1].tolist() == [0.75, 0.75], "at the end only"
+    [group], _ = load_groups([runs[0].parent], evaluation_set="arc")
+    assert any("scores of lm-evaluation-harness 0.4" in remark for remark in group.remarks)
+    assert read_run(runs[0]).default_metric == "accuracy"
+    with pytest.raises(InputError, match=r"has no evaluation set 'ark' \(did you mean 'arc'\?\); it has arc"):
+        compare_by_set(read_run(runs[0]), "ark")
+    for settings, digest, words in (
+        ({"num_fewshot": 5}, "d", r"evaluation: harness\.num_fewshot is 0 and 5"),
+        ({}, "other", r"data: rows_digests\.arc is"),
+    ):
+        record_harness(runs[0], rows, digest, **settings)
+        with pytest.raises(InputError, match=words):
+            load_groups([runs[0].parent], evaluation_set="arc")
+
+
+def record_harness(path: Path, rows: list[dict[str, Any]], digest: str = "d", **settings: Any) -> None:
+    result = {"values": {"acc": 0.75}, "lower_is_better": [], "num_examples": 4, "rows_digest": digest}
+    result["settings"] = {"lm_eval": "0.4", "num_fewshot": 0, **settings}
+    write_harness_result(RunDirectory(path), "arc", result, rows)
+
+
+def test_scores_of_candidates_with_and_without_their_end_are_not_compared(plant: Plant) -> None:
+    plant("full", 1, [0.1, 0.9])
+    run = plant("lora", 1, [0.1, 0.9], tables={"evaluate": {"candidate_end": False}})
+    with pytest.raises(InputError, match=r"evaluation: evaluate\.candidate_end is false and true"):
+        load_groups([run.parent])
+    [group], _ = load_groups([run.parent], pool=["evaluation"])
+    assert any(remark.startswith("candidates of lora are scored without the end of text") for remark in group.remarks)
+    [group], _ = load_groups([run])
+    assert any(remark.startswith("candidates are scored without the end of text") for remark in group.remarks)
+
+
+def test_runs_that_mix_the_rows_of_a_batch_are_compared_if_they_are_pooled(plant: Plant) -> None:
+    plant("lora", 1, [0.1, 0.9])
+    mixing = plant("lily", 1, [0.1, 0.9], tables={"method": {"name": "lily", "unsafe_batch_mixing": True}})
+    with pytest.raises(InputError, match=r"evaluation: method\.unsafe_batch_mixing is null and true"):
+        load_groups([mixing.parent])
+    assert load_groups([mixing.parent], pool=["evaluation"])[0]

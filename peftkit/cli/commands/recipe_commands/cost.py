@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from peftkit import plugins
-from peftkit.cli.arguments import add_overrides
+from peftkit.cli.arguments import add_overrides, add_request
 from peftkit.cli.subcommand import SubCommand
+from peftkit.errors import InputError
 
 if TYPE_CHECKING:
     from peftkit.analysis.cost_estimate import CostEstimate
@@ -36,11 +37,18 @@ class CostCommand(SubCommand):
             "--trial", action="store_true", help="Make a few steps on this machine, and estimate the time of all."
         )
 
+        parser.add_argument(
+            "--serving", action="store_true", help="Estimate what serving the method takes, merged and not, instead."
+        )
+        add_request(parser)
+
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.recipe import load_recipe
 
         registry = plugins.load_registry()
         recipes = [load_recipe(recipe, registry, args.overrides) for recipe in args.recipes]
+        if args.serving:
+            return self._serving(args, recipes)
         from peftkit.analysis.cost_estimate import estimate_cost  # imports torch: only once the recipes are valid
 
         estimates = (estimate_cost(recipe, registry, trial=args.trial) for recipe in recipes)
@@ -53,6 +61,18 @@ class CostCommand(SubCommand):
             widths = _print_head(recipes, trial=args.trial)
             for estimate in estimates:
                 print(_line(widths, _cells(estimate)), flush=True)
+        return 0
+
+    def _serving(self, args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
+        if args.trial:
+            raise InputError("--trial times training; peftkit bench RUN times serving")
+        from peftkit.analysis.serving_cost import estimate_serving
+
+        costs = [estimate_serving(recipe, args.prompt_tokens, args.new_tokens) for recipe in recipes]
+        if args.json:
+            self.print_json({"recipes": [asdict(cost) for cost in costs]})
+        else:
+            print(*costs, sep="\n")
         return 0
 
 
