@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import torch
 from torch import nn
 
 from peftkit.analysis.dry_run import StepLog, dry_run
@@ -29,6 +31,7 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.train.optimizer import is_fused
+from peftkit.train.steps.embedding_gradients import applies, kept_embedding_gradients
 from peftkit.train.steps.reference_passes import macs_before_training
 
 WARMUP_STEPS, TIMED_STEPS = 2, 5
@@ -213,7 +216,12 @@ def _activation_bytes(recipe: Recipe, simulated: SimulatedRun, counter: MacCount
     # Gradients of earlier microbatches are there while the last one is computed.
     several = recipe.train.gradient_accumulation_steps > 1 or recipe.train.split_batches
     number = 2 if several else 1
-    largest = max(counter.step_bytes([microbatch] * number) for microbatch in simulated.largest_microbatches)
+    # The estimate does not know the device. A machine without a GPU would train on its processor.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keeps = not several and applies(recipe.train, device, 1)
+    embeddings = kept_embedding_gradients() if keeps else nullcontext()
+    with embeddings:
+        largest = max(counter.step_bytes([microbatch] * number) for microbatch in simulated.largest_microbatches)
     intermediate_bytes = 0 if is_fused(recipe.train) else counter.optimizer.intermediate_bytes
     return max(largest, gradient_bytes + intermediate_bytes) - gradient_bytes
 

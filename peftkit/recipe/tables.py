@@ -18,7 +18,8 @@ MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory", "activation_offloading"),
+    *("checkpoint", "early_stopping", "fast_dropout", "fast_embedding_gradients", "compile", "keep_memory"),
+    "activation_offloading",
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 
@@ -238,6 +239,9 @@ class TrainConfig(ConfigTable):
     fast_dropout: bool = True
     """On a CPU, draw the masks of dropout three times as fast as torch. They are others than torch's, with the same
     distribution."""
+    fast_embedding_gradients: bool = True
+    """On a CPU, add the gradients of embeddings to those of their table directly, instead of through a tensor of the
+    table's size for each use. Gradients are the same up to rounding."""
     split_batches: bool = False
     """On a CPU, compute the rows of a batch in microbatches of similar lengths, where that saves more padding than
     another pass costs. Losses and gradients are the same, apart from dropout; padding, time and MACs are less."""

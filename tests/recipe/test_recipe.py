@@ -113,6 +113,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "gradient_checkpointing": False,
         "activation_offloading": False,
         "fast_dropout": True,
+        "fast_embedding_gradients": True,
         "pad_to_multiple_of": 1,
         "split_batches": False,
         "cache_frozen_outputs": None,

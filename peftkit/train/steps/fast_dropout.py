@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from peftkit.train.steps.replaced_functions import ReplacedFunctions
 
 LEVELS = 2**16
 """The resolution of a probability: 16 random bits are drawn for each number."""
 _BITS_PER_DRAW = 64
-_LOCK = threading.Lock()
-_THREADS: set[int] = set()
-"""The threads that draw masks this way."""
-_ORIGINALS: dict[str, Callable[..., Any]] = {}
-"""Functions of torch, while they are replaced."""
 
 
-@contextmanager
-def fast_dropout() -> Iterator[None]:
+def fast_dropout() -> AbstractContextManager[None]:
     """Make dropout of this thread draw 16 random bits for each number on a CPU, three times as fast as torch.
 
     The masks are others than torch's, from the same generator. The probability is rounded to 1/65,536, and the numbers
     that are kept are scaled by the rounded one, so that the expectation is exact. This includes the dropout of the
     weights of attention.
     """
-    thread = threading.get_ident()
-    if thread in _THREADS:
-        yield
-        return
-    with _LOCK:
-        if not _THREADS:
-            for name, function in (("dropout", _dropout), ("scaled_dot_product_attention", _attention)):
-                _ORIGINALS[name] = getattr(functional, name)
-                setattr(functional, name, function)
-        _THREADS.add(thread)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _THREADS.remove(thread)
-            if not _THREADS:
-                for name, function in _ORIGINALS.items():
-                    setattr(functional, name, function)
+    return _FUNCTIONS.replaced()
 
 
 def scaled_mask(values: Tensor, probability: float) -> Tensor:
@@ -84,13 +60,13 @@ def _draw(values: Tensor, probability: float) -> Tensor:
 def _is_replaced(values: Tensor, probability: float) -> bool:
     is_plain = type(values) in (Tensor, nn.Parameter) and values.device.type == "cpu" and values.is_floating_point()
     # Only this thread compiles while it draws masks this way, and its number cannot be asked for in compiled code.
-    is_ours = torch.compiler.is_compiling() or threading.get_ident() in _THREADS
+    is_ours = torch.compiler.is_compiling() or _FUNCTIONS.active
     return is_plain and is_ours and 0 < round(probability * LEVELS) < LEVELS
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     if not training or not _is_replaced(input, p):
-        original: Tensor = _ORIGINALS["dropout"](input, p, training, inplace)
+        original: Tensor = _FUNCTIONS.original("dropout")(input, p, training, inplace)
         return original
     mask = _draw(input, p)
     return input.mul_(mask) if inplace else input * mask
@@ -108,7 +84,7 @@ def _attention(
 ) -> Tensor:
     """Compute attention with dropout from the products themselves, as torch does on a CPU."""
     if not _is_replaced(query, dropout_p):
-        original: Tensor = _ORIGINALS["scaled_dot_product_attention"](
+        original: Tensor = _FUNCTIONS.original("scaled_dot_product_attention")(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
         return original
@@ -126,3 +102,6 @@ def _attention(
     # As in torch, where a position that attends to nothing has weights of zero.
     weights = scores.softmax(-1) if attn_mask is None else torch.ops.aten._safe_softmax(scores, -1)
     return (weights * _draw(weights, dropout_p)) @ value
+
+
+_FUNCTIONS = ReplacedFunctions(dropout=_dropout, scaled_dot_product_attention=_attention)

@@ -19,6 +19,7 @@ from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.steps.activation_offloading import ActivationOffloading
 from peftkit.train.steps.compiled_layers import Gradients, make_compiled_layers
+from peftkit.train.steps.embedding_gradients import added_embedding_gradients, applies
 from peftkit.train.steps.fast_dropout import fast_dropout
 from peftkit.train.steps.frozen_cache import FrozenCache
 from peftkit.train.steps.gradient_cache import GradientCache
@@ -205,7 +206,9 @@ class TrainStep:
         """Accumulate the gradients of a microbatch; return its loss, summed over its targets."""
         accelerator = self.accelerator
         dropout = fast_dropout() if self.recipe.train.fast_dropout else nullcontext()
-        with self.strategy.microbatch_context(last=last), dropout:
+        adds = applies(self.recipe.train, accelerator.device, accelerator.num_processes)
+        embeddings = added_embedding_gradients() if adds else nullcontext()
+        with self.strategy.microbatch_context(last=last), embeddings, dropout:
             with self.profile_region("forward"):
                 offloads = self.recipe.train.activation_offloading
                 offloading = ActivationOffloading(self.module) if offloads else nullcontext()
