@@ -297,6 +297,8 @@ def test_values_without_which_a_score_misleads_and_the_last_step_stand_beside_it
     assert line["beside"] == pytest.approx({"unextractable": 0.25, "last step": 0.5})
     [record] = [each for each in flat_records([comparison]) if each["kind"] == "method"]
     assert (record["unextractable"], record["last_step"]) == (pytest.approx(0.25), 0.5)
+
+
 def test_results_of_the_harness_are_compared_like_an_evaluation_set(plant: Plant) -> None:
     runs = [plant(method, seed, [0.1, 0.9, 0.5]) for method in ("lora", "full") for seed in (1, 2)]
     rows = [{"index": i, "target": "0", "scores": {"acc": float(i < 3)}} for i in range(4)]
