@@ -45,8 +45,7 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         if kind in LISTED:
             rule["items"] = {**_rule_by_name(rule["items"], schema["$defs"], kind), "required": ["name"]}
         elif kind in ("task", "method", "objective"):
-            described = {"description": texts[kind]} if texts.get(kind) else {}
-            schema["properties"][kind] = {**_rule_by_name(rule, schema["$defs"], kind), **described}
+            schema["properties"][kind] = _rule_by_name(rule, schema["$defs"], kind)
     # Required keys may come from the recipe that `extends` names.
     named = {"required": ["name"]}
     complete = {"required": schema.pop("required"), "properties": dict.fromkeys(("model", "task", "method"), named)}

@@ -180,7 +180,6 @@ def advice_page(advice: RetentionAdvice, ranking: Page | None) -> Page:
     heads = ("forgotten", "95 % interval", f"P(≤ {most})")
     scope = f"forgetting at most {most} of {forgetting.metric} on {forgetting.probe}"
     notes = [f"forgotten: how much worse than the base model ({forgetting.metric} {forgetting.base:.4f})"]
-    rows: list[tuple[str, ...]]
     if ranking is None:
         rows: list[TableRow] = [("method", *heads), *((name, *each) for name, each in sorted(cells.items()))]
         return Page(scope, rows, notes, {}, [], advice.sentences, wide=True)

@@ -24,7 +24,8 @@ def min_length(config: Any) -> int:
     Args:
         config: the model's config.
     """
-    return SHORTEST[config.model_type](config) if config.model_type in SHORTEST else 1
+    shortest = SHORTEST.get(getattr(config, "model_type", ""))
+    return shortest(config) if shortest else 1
 
 
 def check_min_length(ids: Sequence[int], config: Any) -> None:

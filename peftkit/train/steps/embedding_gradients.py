@@ -108,8 +108,7 @@ def _embedding(
         )
         return rows
     padding = len(weight) + padding_idx if padding_idx is not None and padding_idx < 0 else padding_idx
-    rows = _Embedding.apply(input, weight, padding, uses)  # type: ignore[no-untyped-call]
-    return rows
+    return _Embedding.apply(input, weight, padding, uses)  # type: ignore[no-untyped-call, no-any-return]
 
 
 _uses: ContextVar[Uses | None] = ContextVar("embedding_uses", default=None)
