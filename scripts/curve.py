@@ -1,97 +1,102 @@
-"""Draws learning curves of run directories and prints a table of them.
+"""Draws the picture of the README from a sweep's runs, and prints the table of docs/results.md.
 
-    .venv/bin/python scripts/curve.py runs/* --out docs/curve.svg
+    .venv-adapters/bin/python scripts/curve.py runs/topic --out docs/curve.svg
 
-One panel per task, one line per method: the test score of the selection metric against training seconds or samples.
+The test score of each method against its work: the line is the mean over seeds, the band their range.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
+import peftkit
 from peftkit.compare.recorded_baselines import mean_baseline_scores
-from peftkit.errors import InputError
-from peftkit.run_directory import RunDirectory
 
-STYLES = {"constant": (0, (1, 1)), "majority": (0, (4, 2)), "random": (0, (1, 4))}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito (2008)
+REFERENCE = "full"
+"""The method that is drawn in black."""
+ByMethod = Mapping[str, Sequence[peftkit.Run]]
 
 
-def read(paths: list[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Read the finished runs with their evaluations; others are reported and skipped."""
-    runs = []
-    for path in paths:
-        try:
-            run = RunDirectory(path)
-            summary = run.summary()
-            if summary["status"] == "done":
-                runs.append((summary, run.evaluations()))
-        except InputError as error:
-            print(f"skipped: {error}")
-    return sorted(runs, key=lambda run: (run[0]["task"], -run[0]["parameters"]["trainable"], run[0]["method"]))
+def read(folder: Path) -> ByMethod:
+    """Read the finished runs by method, the best last score first."""
+    runs: defaultdict[str, list[peftkit.Run]] = defaultdict(list)
+    for run in peftkit.load_runs(folder):
+        if run.status == "done":
+            runs[run.summary["method"]].append(run)
+    return dict(sorted(runs.items(), key=lambda item: -np.mean([selected(run) for run in item[1]])))
 
 
-def draw(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]], axis: str, out: Path) -> None:
-    """Draw one panel per task; a method has the same colour in all panels."""
-    by_task: defaultdict[str, list[Any]] = defaultdict(list)
-    for run in runs:
-        by_task[run[0]["task"]].append(run)
-    methods = list(dict.fromkeys(summary["method"] for summary, _ in runs))
-    colour = dict(zip(methods, COLOURS * 9, strict=False))
-    figure, panels = plt.subplots(1, len(by_task), figsize=(5 * len(by_task), 3.6), squeeze=False)
-    for panel, (task, members) in zip(panels[0], by_task.items(), strict=True):
-        for summary, rows in members:
-            x = [row["cost"]["train_seconds"] if axis == "seconds" else row[axis] for row in rows]
-            y = [row["test"][summary["selection_metric"]] for row in rows]
-            panel.plot(x, y, marker="o", markersize=3, color=colour[summary["method"]], label=summary["method"])
-        baselines = mean_baseline_scores((summary for summary, _ in members), members[0][0]["selection_metric"], "test")
-        for name, value in baselines.items():
-            panel.axhline(value, color="grey", linestyle=STYLES.get(name, ":"), linewidth=0.8, label=name)
-        panel.set(title=f"{task} ({members[0][0]['model']})", xlabel=f"training {axis}")
-        panel.set_ylabel(f"test {members[0][0]['selection_metric']}")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-    figure.tight_layout()
+def selected(run: peftkit.Run) -> float:
+    """Return the test score of the checkpoint that dev selects."""
+    return float(run.summary["selected"]["test"][run.summary["selection_metric"]])
+
+
+def draw(by_method: ByMethod, out: Path) -> None:
+    """Draw the curves on a logarithmic axis of work, with input-blind scores as dotted lines."""
     plt.rcParams["svg.hashsalt"] = "peftkit"  # for reproducible files
+    figure, panel = plt.subplots(figsize=(7.2, 3.8))
+    colours = iter(COLOURS)
+    for method, runs in by_method.items():
+        metric = runs[0].summary["selection_metric"]
+        curves = [run.curve for run in runs]
+        length = min(map(len, curves))
+        costs = np.mean([curve["cost/gmacs"].to_numpy()[:length] for curve in curves], axis=0)
+        scores = np.array([curve[f"test/{metric}"].to_numpy()[:length] for curve in curves])
+        colour, after_start = "black" if method == REFERENCE else next(colours), costs > 0
+        label = f"{method} ({runs[0].summary['parameters']['trainable']:,} parameters)"
+        mean, low, high = (values[after_start] for values in (scores.mean(0), scores.min(0), scores.max(0)))
+        panel.plot(costs[after_start], mean, color=colour, marker="o", markersize=3, label=label)
+        panel.fill_between(costs[after_start], low, high, color=colour, alpha=0.15, linewidth=0)
+    runs = [run for each in by_method.values() for run in each]
+    chance = mean_baseline_scores((run.summary for run in runs), metric, "test")
+    panel.axhline(max(chance.values()), color="grey", linestyle=":", label="best score without reading the text")
+    panel.set(xscale="log", xlabel="GMACs of training", ylabel=f"test {metric}", ylim=(0, None))
+    panel.set_title(f"{runs[0].summary['task']} with {runs[0].summary['model']}, {len(runs) // len(by_method)} seeds")
+    panel.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8)
+    figure.set_layout_engine("constrained")
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
 
 
+def table(by_method: ByMethod) -> str:
+    """Write a row for each method: means over its seeds, and the lowest and highest test score."""
+    lines = ["| method | trainable | GMACs | samples | train s | test accuracy |", "|---|---:|---:|---:|---:|---|"]
+    for method, runs in by_method.items():
+        costs = [run.summary["cost"] for run in runs]
+        scores = [selected(run) for run in runs]
+        cells = [
+            method,
+            f"{runs[0].summary['parameters']['trainable']:,}",
+            f"{np.mean([cost['gmacs'] for cost in costs]):.0f}",
+            f"{np.mean([run.summary['samples'] for run in runs]):,.0f}",
+            f"{np.mean([cost['train_seconds'] for cost in costs]):.0f}",
+            f"{np.mean(scores):.3f} ({min(scores):.3f} – {max(scores):.3f})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print a Markdown table of the runs and draw their curves."""
+    """Print the table and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
-    parser.add_argument("--axis", choices=["seconds", "samples", "step"], default="samples")
+    parser.add_argument("folder", type=Path, help="the folder of a sweep's runs")
     parser.add_argument("--out", type=Path, default=Path("curve.svg"))
     options = parser.parse_args()
-    runs = read(options.runs)
-    if not runs:
+    by_method = read(options.folder)
+    if not by_method:
         raise SystemExit("none of the runs is finished")
-    print(
-        "| task | method | trainable | samples | train s | selected step | dev | test |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
-    for summary, _ in runs:
-        chosen, key = summary["selected"], summary["selection_metric"]
-        cells = [
-            summary["task"],
-            summary["method"],
-            f"{summary['parameters']['trainable']:,}",
-            f"{summary['samples']:,}",
-            f"{summary['cost']['train_seconds']:.0f}",
-            str(chosen["step"]),
-            f"{chosen['dev'][key]:.3f}",
-            f"{chosen['test'][key]:.3f}",
-        ]
-        print(f"| {' | '.join(cells)} |")
-    draw(runs, options.axis, options.out)
+    print(table(by_method))
+    draw(by_method, options.out)
     print(f"\n{options.out}")
 
 

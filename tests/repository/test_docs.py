@@ -194,18 +194,8 @@ def test_the_documented_task_loads_and_builds_examples(tmp_path: Path, monkeypat
     assert task.to_example(data["dev"][1]) == expected  # type: ignore[attr-defined]
 
 
-def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
-    (text,) = [t for t in blocks("README.md", "toml") if "[task]" in t]
-    (tmp_path / "bases").mkdir()
-    (tmp_path / "bases/pocket.toml").write_bytes((ROOT / "recipes/bases/pocket.toml").read_bytes())
-    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    recipe = load_recipe(tmp_path / "recipe.toml", load_registry())
-    commented = {line.split("#")[1].strip() for line in text.splitlines() if line.startswith("# ")}
-    printed = set(re.findall(r"^(\w+) =", text, re.MULTILINE)) | {w for t in commented for w in t.split(", ")}
-    for table in ("run", "model", "train", "evaluate", "track"):
-        keys = set(type(getattr(recipe, table)).model_fields) - {"budget", "checkpoint", "early_stopping", "deepspeed"}
-        if table != "track":
-            assert keys <= printed, f"[{table}] has keys that the README does not show: {keys - printed}"
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
 
 def test_links_of_the_readme_exist() -> None:

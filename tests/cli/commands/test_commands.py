@@ -97,8 +97,8 @@ def test_every_command_has_a_tested_invocation() -> None:
 
 
 @by_command
-def test_the_readme_names_every_command(command: type[SubCommand]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_names_every_command(command: type[SubCommand]) -> None:
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert re.search(rf"^\| `peftkit {command.name}[` ]", text, re.MULTILINE)
 
 
