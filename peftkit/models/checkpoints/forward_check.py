@@ -54,7 +54,7 @@ def check_forward(
     try:
         with torch.inference_mode():
             first, second = _outputs_with_different_padding(kind, model, family, text, head=head).float()
-            reads_context = kind != "encoder" or _reads_context(model, text)
+            has_context = kind != "encoder" or reads_context(model, text)
     except Exception as error:  # a model's code may raise anything
         elsewhere = torch.cuda.is_available() and next(model.parameters()).device.type == "cpu"
         if is_oom(error) or (elsewhere and not isinstance(error, TypeError)):  # kernels for the GPU fail on a CPU
@@ -67,7 +67,7 @@ def check_forward(
         ) from error
     finally:
         model.train(was_training)
-    if not reads_context:
+    if not has_context:
         raise ModelError(
             f"the model {name!r} cannot be trained as an encoder: {model_class} reads each token without the others on "
             "this machine, as MRA does where its CUDA kernel cannot be built; use another machine or model"
@@ -90,15 +90,19 @@ def _text(family: ModelFamily) -> list[int]:
     return [*family.special_tokens.wrap(ids)]
 
 
-def _reads_context(model: nn.Module, text: list[int]) -> bool:
-    """Whether the state of an encoder's first token depends on the last one; true if that cannot be found out.
+def reads_context(model: nn.Module, text: list[int]) -> bool:
+    """Whether the state of an encoder's first token depends on the others; true if that cannot be found out.
 
-    Heads are left out, as new weights may be zero.
+    Heads are left out, as new weights may be zero, and so are dtypes that round small differences off.
+
+    Args:
+        model: the model with its head, in evaluation mode.
+        text: token ids of a text.
     """
-    encoder = getattr(model, "base_model", None)
-    if not isinstance(encoder, nn.Module) or encoder is model:
+    encoder, first = getattr(model, "base_model", None), next(model.parameters())
+    if not isinstance(encoder, nn.Module) or encoder is model or first.dtype not in (torch.float32, torch.float64):
         return True
-    ids = torch.tensor([[*text[:-1], last] for last in (IDS[0], IDS[-1])], device=next(model.parameters()).device)
+    ids = torch.tensor([text, [text[0], *([IDS[-1]] * (len(text) - 1))]], device=first.device)
     masked = accepts_argument(encoder, "attention_mask") or accepts_argument(encoder, "kwargs")
     states = encoder(input_ids=ids, **({"attention_mask": torch.ones_like(ids)} if masked else {}))[0]
     return not torch.equal(states[0, 0], states[1, 0])
