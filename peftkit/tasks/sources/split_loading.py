@@ -87,7 +87,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     train: Any = splits.get("train")
     named = [split for split, name in zip(SPLIT_NAMES, source.names, strict=True) if name is not None]
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
-        if split in origins or split in named or "train" not in origins:  # nor if only test is loaded
+        if split in origins or split in named or "train" not in origins or source.only is not None:
             continue
         if fraction is None:
             text = (
