@@ -38,7 +38,7 @@ def _compare(number: int, threshold: int, relation: str) -> bool:
 
 
 def _is_language(text: str, language: str) -> bool:
-    """Whether a text is in a language; true if it has nothing to tell a language by."""
+    """Whether a text is in a language; true if it has nothing to detect a language by."""
     import langdetect
 
     langdetect.DetectorFactory.seed = 0  # it draws random numbers

@@ -111,7 +111,7 @@ class MetaMathGsm8k(WorkedAnswers):
 
     def _gsm8k_source(self, split: str) -> DataSource:
         """Returns one split of GSM8K, with all of its rows."""
-        return replace(self._gsm8k()._data_source(), dev_fraction=None, only=split)
+        return replace(self._gsm8k()._data_source(), dev_fraction=None, names=("train", None, "test"), only=split)
 
     def _dev_indices(self, rows: int) -> list[int]:
         """Returns the rows of dev, in the order of the method comparison."""

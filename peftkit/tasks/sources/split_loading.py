@@ -89,7 +89,7 @@ def _load_splits(source: DataSource, key: tuple[Any, ...]) -> LoadedSplits:
     groups: Sequence[int] | None = None
     held_out: dict[str, tuple[int, int]] = {}
     for split, fraction in (("test", source.test_fraction), ("dev", source.dev_fraction)):
-        if split in origins or split in named or "train" not in origins:  # nor if only test is loaded
+        if split in origins or split in named or "train" not in origins or source.only is not None:
             continue
         if fraction is None:
             text = (

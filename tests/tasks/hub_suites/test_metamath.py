@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_method_comparison(tmp_path: Path) -> None:
     assert task.describe_row("train", 0).endswith("row 3")
     assert task.describe_row("dev", 1).endswith(f"train-00000-of-00001.parquet, row {indices[1] + 1}")
     assert task.describe_row("test", 1).endswith("test-00000-of-00001.parquet, row 2")
-    check_task(task)
+    check_task(MetaMathGsm8k.model_validate(task.model_dump()))
     assert task.find_data_problems() == []
 
 
@@ -72,7 +72,7 @@ def test_published_sizes_of_both_are_checked(tmp_path: Path, monkeypatch: pytest
 def test_a_missing_split_of_gsm8k_is_an_error(tmp_path: Path) -> None:
     copies = write_copies(tmp_path)
     (tmp_path / "gsm8k" / "main" / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(InputError, match="has no test split"):
+    with pytest.raises(InputError, match="has no split 'test'"):
         MetaMathGsm8k.model_validate(copies).load()
 
 
