@@ -72,7 +72,9 @@ def scratch() -> Iterator[str]:
 
 def quickstart(environments: Sequence[Environment]) -> None:
     """Install, then compare three methods by recipes/sweeps/quickstart.toml, and write a report."""
-    MAIN.run("peftkit", "sweep", "recipes/sweeps/quickstart.toml", "--jobs", str(min(2, processes())), OMP_NUM_THREADS="1")
+    MAIN.run(
+        "peftkit", "sweep", "recipes/sweeps/quickstart.toml", "--jobs", str(min(2, processes())), OMP_NUM_THREADS="1"
+    )
     MAIN.run("peftkit", "report", "runs/quickstart", "-o", "runs/quickstart/report.html")
 
 
@@ -199,7 +201,9 @@ def docs(environments: Sequence[Environment]) -> None:
 
 def results(environments: Sequence[Environment]) -> None:
     """Run recipes/sweeps/topic.toml, print its table and draw docs/curve.svg (a quarter of an hour on two cores)."""
-    ADAPTERS.run("peftkit", "sweep", "recipes/sweeps/topic.toml", "--jobs", str(min(2, processes())), OMP_NUM_THREADS="1")
+    ADAPTERS.run(
+        "peftkit", "sweep", "recipes/sweeps/topic.toml", "--jobs", str(min(2, processes())), OMP_NUM_THREADS="1"
+    )
     ADAPTERS.run("python", "scripts/curve.py", "runs/topic", "--out", "docs/curve.svg")
 
 
