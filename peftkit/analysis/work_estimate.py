@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -191,7 +192,7 @@ class WorkEstimator:
                 count_extremes(counters[known][1], inputs.rows.extremes)
                 return counters[known]
         base = _copy(inputs.base)
-        extremes: Sequence[Batch] = _widest(self._ranges.get(key, inputs.rows.extremes))
+        extremes: Sequence[Batch] = _spread(self._ranges.get(key, inputs.rows.extremes))
         if device != "meta":
             base, extremes = init_random_base(inputs.recipe, device), inputs.rows.extremes  # which have values too
             counters.clear()  # weights take memory
@@ -204,19 +205,51 @@ def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
     return TrainingRows(recipe, data, shortest_and_longest_batch(recipe, data.train, objective))
 
 
-def _widest(batches: Sequence[Batch]) -> list[Batch]:
-    """Return batches with the smallest and the largest lengths of others, for each kind of batch; without values."""
+def _spread(batches: Sequence[Batch]) -> list[Batch]:
+    """Return batches without values from whose counts those of all lengths between follow, for each kind of batch.
+
+    They have the smallest and the largest lengths of others, and so many combinations of these and of lengths between
+    that the operations at other lengths are determined, and confirmed (see ``OperationTraces``).
+    """
     kinds: dict[str, list[Batch]] = {}
     for batch in batches:
         kinds.setdefault(_key([(name, tensor.shape[:1]) for name, tensor in sorted(batch.items())]), []).append(batch)
-    return [_resize(each, extreme) for each in kinds.values() for extreme in (min, max)]
+    return [_resize(each, place) for each in kinds.values() for place in _places(_ranges(each))]
 
 
-def _resize(batches: Sequence[Batch], extreme: Callable[[Iterable[int]], int]) -> Batch:
-    """Return a batch whose tensors have the smallest or largest sizes of those of others."""
+Range = tuple[int, int]
+"""The smallest and the largest length."""
+
+
+def _ranges(batches: Sequence[Batch]) -> list[Range]:
+    """Return the ranges of the lengths that vary, the longest first; lengths of equal ranges are assumed to be one."""
+    columns = [zip(*(each[name].shape for each in batches), strict=True) for name in batches[0]]
+    ranges = {(min(column), max(column)) for sizes in columns for column in sizes}
+    return sorted((each for each in ranges if each[0] < each[1]), key=lambda each: each[::-1], reverse=True)
+
+
+def _places(ranges: Sequence[Range]) -> Iterator[dict[Range, int]]:
+    """Yield lengths within ranges; a longer length is never nearer to its smallest value than a shorter one."""
+    number = len(ranges)
+    for largest in range(number + 1):
+        yield {each: each[i < largest] for i, each in enumerate(ranges)}
+    for power in (1.0, 0.5)[:number]:
+        yield {each: _between(each, ((number - i) / (number + 1)) ** power) for i, each in enumerate(ranges)}
+
+
+def _between(ends: Range, share: float) -> int:
+    """Return a length between two others, a multiple of what both are multiples of."""
+    low, high = ends
+    step = math.gcd(low, high)
+    return low + step * max(1, round((high - low) / step * share))
+
+
+def _resize(batches: Sequence[Batch], place: Mapping[Range, int]) -> Batch:
+    """Return a batch with lengths instead of ranges."""
     resized = copy.copy(batches[0])
     for name, tensor in batches[0].items():
-        sizes = [extreme(column) for column in zip(*(each[name].shape for each in batches), strict=True)]
+        columns = [(min(column), max(column)) for column in zip(*(each[name].shape for each in batches), strict=True)]
+        sizes = [place.get(each, each[0]) for each in columns]
         if [*tensor.shape] != sizes:
             resized[name] = torch.empty(sizes, dtype=tensor.dtype, device="meta")
     return resized

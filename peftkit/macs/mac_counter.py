@@ -92,6 +92,7 @@ class MacCounter:
         self._shadows = shadow_models(model)
         self._shadow = next(self._shadows, None)  # now, before anything wraps the model
         self._guess_is_harmless = False
+        self._refuses_false = False
         self._values_matter = False
         self._equal_on_ones = 0
         if optimizer is not None:
@@ -185,20 +186,30 @@ class MacCounter:
         while self._shadow is not None:
             for (slots, key), value in zip(_parameter_slots(self._shadow.model), requires_grad, strict=True):
                 slots[key].requires_grad = value  # type: ignore[union-attr]  # these slots hold a parameter
-            try:
-                counted = self._count_on(self._shadow, batch)
+            with suppress(*VALUE_ERRORS):  # this one fails where operations depend on values
+                counted = self._count_guessing(self._shadow, batch)
                 self._guess_is_harmless |= counted.guessed and self._other_guess_agrees(self._shadow, batch, counted)
                 if not counted.guessed or self._guess_is_harmless:
                     return counted, True
-            except VALUE_ERRORS:
-                pass
-            self._shadow = next(self._shadows, None)  # this one fails where operations depend on values
+            self._shadow = next(self._shadows, None)
         if not self.has_all_weights:
             raise RunError(
                 "the multiply-accumulates of this method can only be counted with the model's weights; do not use "
                 "train.deepspeed, train.fsdp or model.quantization with it"
             )
         return self._count_with_weights(batch), False
+
+    def _count_guessing(self, shadow: ShadowModel, batch: dict[str, Tensor]) -> OpCounter:
+        """Count a pass with the truth values that the model does not refuse."""
+        if not self._refuses_false:
+            try:
+                return self._count_on(shadow, batch)
+            except VALUE_ERRORS as error:
+                if not raised_on_purpose(error):
+                    raise
+        counted = self._count_on(shadow, batch, guess=True)
+        self._refuses_false = self._guess_is_harmless = counted.guessed
+        return counted
 
     def _other_guess_agrees(self, shadow: ShadowModel, batch: dict[str, Tensor], counted: OpCounter) -> bool:
         """Return whether the other truth values give the same MACs, or are those that the model refuses."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,24 @@ FLOPS: dict[Any, int] = {}
 """FLOPs of operations on ``meta``, by operation and the shapes of its arguments and outputs."""
 Operation = tuple[Any, ...]
 """A counted operation: whether it is of the backward pass, the operation, and the shapes that its count depends on."""
+
+
+class Kind(NamedTuple):
+    """What is known of an operation; finding it out takes longer than running it."""
+
+    name: str
+    packet: Any
+    formula: Any
+    """Of its FLOPs; None if they are not counted."""
+    is_reduction: bool
+    is_pointwise: bool
+    is_mutable: bool
+    makes_tensors: bool
+    """Whether it makes tensors from others: no views, nor new ones, which may have values even here."""
+
+
+KINDS: dict[int, Kind] = {}
+"""The kind of each operation by its identity; operations live as long as the process."""
 
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -54,6 +71,10 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The counted operations, in order; those in place that differ in rows only are one between two products."""
         self._in_place: dict[Any, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or each operation enters and leaves a context of the compiler
+
     @property
     def flops(self) -> int:
         """FLOPs of both passes."""
@@ -62,19 +83,20 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count it."""
         kwargs = kwargs or {}
-        is_item = func is torch.ops.aten._local_scalar_dense.default
-        if is_item and args[0].dtype == torch.bool and _has_no_values(args[0]):
-            self.guessed = True
-            return self.guess  # of a condition such as "is there no padding at all?"
-        out = self._run(func, args, kwargs)
-        packet = func._overloadpacket
-        if formula := flop_registry.get(packet):
+        if func is torch.ops.aten._local_scalar_dense.default:  # of a condition such as "is there no padding at all?"
+            if args[0].dtype == torch.bool and _has_no_values(args[0]):
+                self.guessed = True
+                return self.guess
+            return func(*args, **kwargs)
+        kind = KINDS.get(id(func)) or _kind_of(func)
+        out = self._run(func, kind, args, kwargs)
+        if kind.formula is not None:
             named = tuple((name, _shapes(value)) for name, value in kwargs.items())
-            shapes = packet, _shapes(args), named, _shapes(out)
+            shapes = kind.packet, _shapes(args), named, _shapes(out)
             on_meta = isinstance(out, Tensor) and out.is_meta  # some formulas read values where there are any
             flops = FLOPS.get(shapes) if on_meta else None
             if flops is None:
-                flops = formula(*args, **kwargs, out_val=out)
+                flops = kind.formula(*args, **kwargs, out_val=out)
                 if on_meta:
                     FLOPS[shapes] = flops
             if self.backward:
@@ -83,28 +105,30 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.forward_flops += flops
             self.operations.append((self.backward, *shapes))
             self._in_place.clear()
-        elif torch.Tag.reduction in func.tags or packet.__name__ in REDUCTIONS:
-            self._add_elementwise(func, args[0])
-        elif torch.Tag.pointwise in func.tags and packet.__name__ != "clone" and isinstance(out, Tensor):
-            self._add_elementwise(func, out)
+        elif kind.is_reduction:
+            self._add_elementwise(kind, args[0])
+        elif kind.is_pointwise and isinstance(out, Tensor):
+            self._add_elementwise(kind, out)
         return out
 
-    def _add_elementwise(self, func: Any, tensor: Tensor) -> None:
-        self.elementwise += tensor.numel()
-        operation = self.backward, func._overloadpacket, tuple(tensor.shape)
-        if operation[2] and func._schema.is_mutable:
+    def _add_elementwise(self, kind: Kind, tensor: Tensor) -> None:
+        shape = tuple(tensor.shape)
+        self.elementwise += prod(shape)
+        if shape and kind.is_mutable:
             # One tensor may be overwritten in parts, whose number depends on its size.
-            known = self._in_place.setdefault((*operation[:2], operation[2][1:]), len(self.operations))
+            known = self._in_place.setdefault((self.backward, kind.name, shape[1:]), len(self.operations))
             if known < len(self.operations):
                 rows, *columns = self.operations[known][2]
-                self.operations[known] = (*operation[:2], (rows + operation[2][0], *columns))
+                self.operations[known] = (self.backward, kind.packet, (rows + shape[0], *columns))
                 return
-        self.operations.append(operation)
+        self.operations.append((self.backward, kind.packet, shape))
 
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _run(self, func: Any, kind: Kind, args: Any, kwargs: Any) -> Any:
         """Run the operation; on ``meta`` build its outputs from cached shapes, whose inference takes most time."""
+        if not kind.makes_tensors:
+            return func(*args, **kwargs)
         try:
-            key = (func, *map(_shape_key, args), *((name, _shape_key(value)) for name, value in kwargs.items()))
+            key = (kind.name, *map(_shape_key, args), *((name, _shape_key(value)) for name, value in kwargs.items()))
             shapes = OUTPUT_SHAPES.get(key)
         except TypeError:  # an argument is not on meta
             return func(*args, **kwargs)
@@ -113,7 +137,7 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return built[0] if len(built) == 1 else tuple(built)
         out = func(*args, **kwargs)
         outputs = out if isinstance(out, tuple) else (out,)
-        if not _returns_view(func) and all(o is None or (isinstance(o, Tensor) and o.is_meta) for o in outputs):
+        if all(o is None or (isinstance(o, Tensor) and o.is_meta and not o.is_sparse) for o in outputs):
             OUTPUT_SHAPES[key] = [o if o is None else (o.shape, o.stride(), o.dtype) for o in outputs]
         return out
 
@@ -146,22 +170,32 @@ def _shape_key(value: Any) -> Any:
     """Return the part of an argument that determines the shapes of an operation's outputs.
 
     Raises:
-        TypeError: The value is a tensor with values.
+        TypeError: The value is a tensor with values, or a sparse one.
     """
     if isinstance(value, list):
         return tuple(map(_shape_key, value))
     if not isinstance(value, Tensor):
         return (type(value), value)
-    if not value.is_meta or type(value) not in (Tensor, nn.Parameter):
+    if not value.is_meta or value.is_sparse or type(value) not in (Tensor, nn.Parameter):
         raise TypeError(value.device)
     return (value.shape, value.stride(), value.dtype)
 
 
-@cache
-def _returns_view(func: Any) -> bool:
-    """Return whether the operation writes into an argument or returns a view of one."""
-    schema = func._schema
-    return schema.is_mutable or any(each.alias_info is not None for each in schema.returns)
+def _kind_of(func: Any) -> Kind:
+    packet, schema = func._overloadpacket, func._schema
+    reads = any("Tensor" in str(each.type) for each in schema.arguments)
+    returns_view = schema.is_mutable or any(each.alias_info is not None for each in schema.returns)
+    kind = Kind(
+        str(func),
+        packet,
+        flop_registry.get(packet),
+        is_reduction=torch.Tag.reduction in func.tags or packet.__name__ in REDUCTIONS,
+        is_pointwise=torch.Tag.pointwise in func.tags and packet.__name__ != "clone",
+        is_mutable=schema.is_mutable,
+        makes_tensors=reads and not returns_view,
+    )
+    KINDS[id(func)] = kind
+    return kind
 
 
 def _has_no_values(tensor: Tensor) -> bool:

@@ -9,10 +9,12 @@ from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any
 
-from peftkit.macs.length_polynomial import PROVEN
 from peftkit.macs.op_counter import Operation, count_operation
 
 Point = tuple[int, ...]
+PROVEN_IN_ONE, PROVEN_IN_MORE = 1, 2
+"""Passes that must be predicted before others are trusted, where one length varies or several; each confirms hundreds
+of sizes, not only their sum. A product of two lengths is linear along some curve, which a single pass may lie on."""
 
 
 class OperationTraces:
@@ -20,8 +22,9 @@ class OperationTraces:
 
     Every size of every tensor that a model computes is usually a length of the batch, a sum of them with something
     constant, or a multiple. So two passes determine the operations of a pass at every length, three those at every
-    pair of lengths. This is checked rather than assumed: ``PROVEN`` further passes must consist of exactly the
-    operations, with exactly the sizes, that those before them predict.
+    pair of lengths. This is checked rather than assumed: further passes must consist of exactly the operations, with
+    exactly the sizes, that those before them predict, and so must each later pass that is counted to verify them. A
+    pass confirms only if all of those before weigh in: a product of two lengths is linear in one of them.
     """
 
     def __init__(self) -> None:
@@ -35,7 +38,7 @@ class OperationTraces:
     @property
     def trusted(self) -> bool:
         """Whether the operations at other lengths are known."""
-        return self.regular and self.confirmations >= PROVEN
+        return self.regular and self.confirmations >= (PROVEN_IN_ONE if len(self._points) <= 2 else PROVEN_IN_MORE)
 
     def add(self, point: Point, operations: Sequence[Operation]) -> None:
         """Add a pass.
@@ -53,7 +56,7 @@ class OperationTraces:
             self.confirmations = 0
             self.regular = len(operations) == len(self._operations[0])
             return
-        self.confirmations += 1
+        self.confirmations += all(weights)
         self.regular = False
         with suppress(ValueError):  # of other operations too
             pairs = {*zip(operations, zip(*self._operations, strict=True), strict=True)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from dis import opmap
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from peftkit.macs.known_whole_numbers import KnownWholeNumbers, whole_numbers
 
 COUNTS = ("choices", "input_tokens", "step_choices", "step_rows")
 """Tensors of a batch that hold counts: the model needs their values, not only their shapes."""
@@ -67,24 +70,36 @@ def _replace_tensors(batch: dict[str, Tensor], tensors: dict[str, Tensor]) -> di
 
 
 def shadow_models(model: nn.Module) -> Iterator[ShadowModel]:
-    """Yield weightless copies of a model: on ``meta``, which is fastest, then of fake tensors, which have a device.
+    """Yield weightless copies of a model, the fastest first.
 
-    The second is a copy of the first, since the model may be wrapped or sharded by the time it is needed.
+    They are on ``meta``; on ``meta`` with the values of indices and masks; of fake tensors, which have a device. The
+    second and third are copies of the first, since the model may be wrapped or sharded by the time they are needed.
     """
-    device = next(model.parameters()).device
+    device, meta = next(model.parameters()).device, torch.device("meta")
     real_device = torch.device("cpu") if device.type == "meta" else device
-    for mode, target in ((None, torch.device("meta")), (FakeTensorMode(allow_non_fake_inputs=True), real_device)):
+    known = whole_numbers(model)
+    modes: tuple[tuple[Any, torch.device, Mapping[int, Tensor]], ...] = (
+        (nullcontext(), meta, {}),
+        (KnownWholeNumbers(), meta, known),
+        (FakeTensorMode(allow_non_fake_inputs=True), real_device, {}),
+    )
+    for mode, target, values in modes:
         with suppress(*VALUE_ERRORS):  # something in the model cannot be copied
             # In training mode, because gradient checkpointing recomputes nothing otherwise.
-            model = _copy_without_weights(model, target, mode).train()
-            yield ShadowModel(model, mode or nullcontext(), target)
+            model = _copy_without_weights(model, target, mode, values).train()
+            yield ShadowModel(model, mode, target)
 
 
-def _copy_without_weights(model: nn.Module, device: torch.device, mode: FakeTensorMode | None) -> nn.Module:
-    """Copy a model with tensors that have shapes but no values, and take no memory."""
+def _copy_without_weights(
+    model: nn.Module, device: torch.device, mode: Any, values: Mapping[int, Tensor] = MappingProxyType({})
+) -> nn.Module:
+    """Copy a model with tensors that have shapes but no values, and take no memory; some values are given."""
     memo: dict[int, Any] = {}
-    with mode or nullcontext():
-        for tensor in (*model.parameters(), *model.buffers()):
+    with mode:
+        for position, tensor in enumerate((*model.parameters(), *model.buffers())):
+            if position in values:
+                memo[id(tensor)] = values[position]
+                continue
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
             if isinstance(tensor, nn.Parameter):
                 empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
@@ -103,6 +118,7 @@ def raised_on_purpose(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "peftkit"):
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    if trace is None or (module.split(".")[0] in ("torch", "peftkit") and not module.startswith("torch.distributions")):
         return False
     return trace.tb_frame.f_code.co_code[trace.tb_lasti] == opmap["RAISE_VARARGS"]

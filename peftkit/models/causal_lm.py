@@ -70,10 +70,9 @@ class CausalLM(CachedScorer):
     def tokenize_completions(
         self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
-        texts, prompts, lengths = self._tokenize_sources(examples)
+        texts, source_ids, prompts, lengths = self._tokenize_sources(examples)
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
         # The whole text is tokenized and split, since most vocabularies have words with their leading space.
-        source_ids = token_ids(self.tokenizer, texts, special=False)
         whole_ids = iter(
             token_ids(
                 self.tokenizer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,8 @@ from peftkit.models.token_losses import at_least_float32, tolerance
 
 AVERAGED = "averaged"
 """Key of a batch whose rows are pairs in both orders: the outputs of the texts of a row are averaged."""
+PAIR = ("input_ids", "token_type_ids")
+"""What a tokenizer returns for a pair of texts."""
 T = TypeVar("T")
 PER_TEXT = ("input_ids", "attention_mask", "token_type_ids")
 """The tensors whose first dimension is texts instead of rows."""
@@ -37,7 +40,7 @@ class SequenceClassifier(ModelFamily):
 
     def tokenize_sources(self, examples: Sequence[Example]) -> list[TokenizedRow]:
         singles = [example for example in examples if example.source_pair is None]
-        _, sources, lengths = self._tokenize_sources(singles)
+        _, _, sources, lengths = self._tokenize_sources(singles)
         tokenized = iter(zip(map(self._truncate_source, sources), lengths, strict=True))
         rows: list[TokenizedRow] = []
         for example in examples:
@@ -128,21 +131,31 @@ class SequenceClassifier(ModelFamily):
         ]
 
     def tokenize_pairs(self, examples: Sequence[Example]) -> list[TokenizedRow]:
-        _, _, lengths = self._tokenize_sources(examples)
-        return [self._tokenize_pairs(e, length) for e, length in zip(examples, lengths, strict=True)]
+        *_, lengths = self._tokenize_sources(examples)
+        sources = [example.source for example in examples for _ in example.candidates]
+        choices = [choice for example in examples for choice in example.candidates]
+        # At once, since each call of a tokenizer takes longer than a pair.
+        pairs: Any = self.tokenizer(sources, choices, return_token_type_ids=True) if sources else {}
+        ends = [*accumulate(len(example.candidates) for example in examples)]
+        return [
+            self._build_choices(
+                example, length, {name: pairs[name][end - len(example.candidates) : end] for name in PAIR}
+            )
+            for example, length, end in zip(examples, lengths, ends, strict=True)
+        ]
 
-    def _tokenize_pairs(self, example: Example, source_tokens: int) -> TokenizedRow:
-        """Tokenize each choice as a pair with the source; the source is truncated if a pair is too long.
+    def _build_choices(self, example: Example, source_tokens: int, pairs: Mapping[str, Any]) -> TokenizedRow:
+        """Build the row of an example from its pairs; the source is truncated if a pair is too long.
 
         Args:
             example: the example.
             source_tokens: length of the source in tokens before truncation.
+            pairs: ids and segments of each choice as a pair with the source.
 
         Raises:
             RowError: a choice leaves no room for the source, or two choices have the same ids.
         """
         choices, source = list(example.candidates), example.source
-        pairs = self.tokenizer([source] * len(choices), choices, return_token_type_ids=True)
         longest = max(map(len, pairs["input_ids"]))
         if longest > self.max_source_length and example.truncatable_span:
             room = self.max_source_length - (longest - source_tokens)
@@ -150,7 +163,7 @@ class SequenceClassifier(ModelFamily):
         if longest > self.max_source_length:
             pairs = truncate_pairs(source, choices, self.max_source_length, self.tokenizer, self.source_remedy)
         texts, segments = [], []
-        for ids, types in zip(pairs["input_ids"], pairs["token_type_ids"], strict=True):
+        for ids, types in zip(*map(pairs.__getitem__, PAIR), strict=True):
             texts.append(self._check_ids(self._without_repeated_prefix(ids, ids), "source", "encoder"))
             segments.append(self._without_repeated_prefix(ids, types))
         check_candidates_differ(choices, texts)

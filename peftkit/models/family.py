@@ -29,7 +29,9 @@ from peftkit.models.text_encoding import (
     detect_special_tokens,
     embedding_size,
     find_eos_id,
+    side_config,
     token_ids,
+    vocabulary_size,
 )
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
@@ -100,11 +102,21 @@ class ModelFamily(TextStates):
                 problems.append(str(error))
         return [*dict.fromkeys(filter(None, problems))]
 
+    @cached_property
+    def _side_configs(self) -> dict[Side, Any]:
+        """The config of each side; finding it takes longer than tokenizing a row."""
+        return {side: side_config(self.config, side) for side in ("encoder", "decoder")}
+
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
+<<<<<<< HEAD
         """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
         if field == "source":
             check_min_length(ids, self.config)
         if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
+=======
+        """Return the ids, or raise a RowError if one of them has no embedding."""
+        if problem := describe_ids_without_embedding(ids, vocabulary_size(self._side_configs[side]), self.tokenizer):
+>>>>>>> h21a
             raise RowError(field, problem)
         return ids
 
@@ -298,20 +310,24 @@ class ModelFamily(TextStates):
         """Return logits and labels as ``logits`` does; those of positions without a target may be left out."""
         return self.logits(model, batch)
 
-    def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], list[list[int]], list[int]]:
+    def _tokenize_sources(
+        self, examples: Sequence[Example]
+    ) -> tuple[list[str], list[list[int]], list[list[int]], list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
 
         Returns:
-            Their texts, their ids including special tokens, and the number of ids each had before truncation.
+            Their texts, their ids without and with special tokens, and the number of ids each had before truncation.
         """
         texts = [e.source for e in examples]
-        ids = [self._add_template(each) for each in token_ids(self.tokenizer, texts, special=False)]
+        bare_ids = token_ids(self.tokenizer, texts, special=False)
+        ids = [self._add_template(each) for each in bare_ids]
         lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
             if lengths[i] > self._max_source_tokens and example.truncatable_span:
                 texts[i] = truncate_context(example, self._max_source_tokens, self.tokenizer, self.source_remedy)
-                ids[i] = self._add_template(token_ids(self.tokenizer, [texts[i]], special=False)[0])
-        return texts, ids, lengths
+                (bare_ids[i],) = token_ids(self.tokenizer, [texts[i]], special=False)
+                ids[i] = self._add_template(bare_ids[i])
+        return texts, bare_ids, ids, lengths
 
     @property
     def _max_source_tokens(self) -> int:

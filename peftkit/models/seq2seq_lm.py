@@ -67,7 +67,7 @@ class Seq2SeqLM(CachedScorer):
     def tokenize_completions(
         self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "
     ) -> list[TokenizedRow]:
-        _, sources, lengths = self._tokenize_sources(examples)
+        _, _, sources, lengths = self._tokenize_sources(examples)
         rows: list[TokenizedRow] = []
         targets_and_answers = [self._candidates_and_target(e, ranked=ranked) for e in examples]
         all_targets = [target for targets, _ in targets_and_answers for target in targets]

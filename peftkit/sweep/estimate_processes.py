@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import tomllib
@@ -105,6 +106,7 @@ def _estimate(connection: Connection) -> None:
 
     registry = load_registry()
     estimator = WorkEstimator(registry)
+    gc.freeze()  # the libraries have a million objects, which each collection would go through
 
     def next_jobs() -> Sequence[Job]:
         connection.send(None)

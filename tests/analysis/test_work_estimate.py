@@ -79,9 +79,9 @@ def test_lengths_of_all_tasks_are_counted_at_once(
     assert numbers[1] < numbers[0]
 
 
-@pytest.mark.parametrize("method", ["lora", "poly"])
+@pytest.mark.parametrize(("method", "option"), [("lora", "r=8"), ("waveft", "n_frequency=64")])
 def test_a_method_is_counted_once_for_all_tasks_with_weights_too(
-    method: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    method: str, option: str, make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counters: list[Any] = []
 
@@ -92,8 +92,9 @@ def test_a_method_is_counted_once_for_all_tasks_with_weights_too(
     monkeypatch.setattr("peftkit.analysis.work_estimate.create_mac_counter", note)
     estimator = WorkEstimator(registry)
     for task in TASKS:
-        estimator.estimate(make("decoder", f"task.name={task}", f"method.name={method}"), trial=False)
-    assert len(counters) == (1 if method == "lora" else 2), "on the model without values, and then on one with weights"
+        recipe = make("decoder", f"task.name={task}", f"method.name={method}", f"method.{option}")
+        estimator.estimate(recipe, trial=False)
+    assert len(counters) == 1
 
 
 def test_a_method_is_applied_once_for_all_tasks_of_a_language_model(

@@ -48,9 +48,9 @@ PRODUCT = 2 * 4 * 4
 def test_copies_have_shapes_and_no_values() -> None:
     model = Square().eval()
     model.weight.requires_grad_(False)
-    on_meta, fake = shadow_models(model)
-    assert [each.device for each in (on_meta, fake)] == [torch.device("meta"), torch.device("cpu")]
-    for shadow in (on_meta, fake):
+    on_meta, known, fake = shadow_models(model)
+    assert [each.device for each in (on_meta, known, fake)] == [*map(torch.device, ("meta", "meta", "cpu"))]
+    for shadow in (on_meta, known, fake):
         copied: Any = shadow.model
         assert copied is not model
         assert copied.training, "gradient checkpointing needs the training mode"
@@ -62,7 +62,7 @@ def test_copies_have_shapes_and_no_values() -> None:
         assert copied.missing is None
     assert on_meta.model.weight.is_meta
     with torch.device("meta"):
-        _, fake = shadow_models(Square())
+        *_, fake = shadow_models(Square())
     assert fake.device == torch.device("cpu")
 
 

@@ -77,6 +77,22 @@ def test_operations_that_do_not_grow_with_the_lengths_are_not_trusted(run: Pass)
     assert not traces.trusted
 
 
+def test_one_pass_confirms_those_at_one_length() -> None:
+    points = [(4, 1), (20, 1), (11, 1)]
+    assert [learn(attend, *points[:number]).trusted for number in (2, 3)] == [False, True]
+
+
+def test_a_pass_in_which_one_length_varies_confirms_nothing_about_the_other() -> None:
+    def multiply(source: int, target: int) -> None:
+        torch.ones(source * target).exp()
+
+    traces = learn(multiply, (4, 2), (20, 2), (4, 3), (8, 2), (16, 2), (12, 2))
+    assert traces.regular
+    assert not traces.trusted
+    traces.add((8, 3), trace(multiply, 8, 3))
+    assert not traces.regular
+
+
 def test_a_single_wrong_size_is_noticed() -> None:
     traces = learn(attend, *POINTS)
     wrong = [*trace(attend, 9, 4)]
@@ -143,7 +159,7 @@ def test_a_model_that_needs_weights_is_counted_on_ones_if_values_do_not_matter(l
     expected = [StepMacs((1 + (not same)) * 2 * batch.shape[1] * 16, 0, 0)[0] for batch in batches]
     assert [counter.count({"x": batch}).forward_macs for batch in batches] == expected
     assert counter._values_matter == (not same)
-    assert (len(counter._counted) == 4) == same, "two lengths determine the operations, two confirm them"
+    assert (len(counter._counted) == 3) == same, "two lengths determine the operations, one confirms them"
     assert not counter.known, "counts of a model with weights are not kept"
 
 
