@@ -108,15 +108,10 @@ class ModelFamily(TextStates):
         return {side: side_config(self.config, side) for side in ("encoder", "decoder")}
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
-<<<<<<< HEAD
         """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
         if field == "source":
             check_min_length(ids, self.config)
-        if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
-=======
-        """Return the ids, or raise a RowError if one of them has no embedding."""
         if problem := describe_ids_without_embedding(ids, vocabulary_size(self._side_configs[side]), self.tokenizer):
->>>>>>> h21a
             raise RowError(field, problem)
         return ids
 
