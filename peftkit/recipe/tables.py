@@ -18,8 +18,7 @@ MIN_AMOUNT = 1e-6
 """The smallest budget and interval."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
-    *("checkpoint", "early_stopping", "fast_dropout", "fast_embedding_gradients", "compile", "keep_memory"),
-    "activation_offloading",
+    *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory", "activation_offloading"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from peftkit.recipe.tables import TrainConfig
@@ -21,8 +22,10 @@ from peftkit.train.steps.replaced_functions import ReplacedFunctions
 
 Uses = list[tuple[nn.Parameter, Tensor, Tensor]]
 """Tables, the indices that were used, and the gradients of these rows, of shape (uses, width)."""
+TABLES = (nn.Parameter, FakeTensor)
+"""Types of tables that are looked up this way; fake tensors are for estimates of memory."""
 DEVICES = ("cpu", "meta")
-"""Devices whose tables are looked up this way; ``meta`` is for estimates of memory."""
+"""Their devices; ``meta`` is for estimates, too."""
 
 
 def applies(train: TrainConfig, device: torch.device, processes: int) -> bool:
@@ -34,7 +37,7 @@ def applies(train: TrainConfig, device: torch.device, processes: int) -> bool:
         processes: The number of processes; several average gradients during the backward pass.
     """
     plain = processes == 1 and not train.deepspeed.used and not train.fsdp
-    return train.fast_embedding_gradients and plain and device.type in DEVICES
+    return train.fast_embedding_gradients and plain and device.type == "cpu"
 
 
 @contextmanager
@@ -85,7 +88,7 @@ class _Embedding(torch.autograd.Function):
 
 
 def _is_replaced(table: Tensor) -> bool:
-    if torch.compiler.is_compiling() or type(table) is not nn.Parameter or table.device.type not in DEVICES:
+    if torch.compiler.is_compiling() or type(table) not in TABLES or table.device.type not in DEVICES:
         return False
     hooks: Any = table
     has_hooks = bool(hooks._backward_hooks) or bool(hooks._post_accumulate_grad_hooks)
@@ -102,13 +105,14 @@ def _embedding(
     sparse: bool = False,
 ) -> Tensor:
     uses = _uses.get()
+    rows: Tensor
     if uses is None or max_norm is not None or scale_grad_by_freq or sparse or not _is_replaced(weight):
-        rows: Tensor = _FUNCTIONS.original("embedding")(
-            input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
-        )
-        return rows
-    padding = len(weight) + padding_idx if padding_idx is not None and padding_idx < 0 else padding_idx
-    return _Embedding.apply(input, weight, padding, uses)  # type: ignore[no-untyped-call, no-any-return]
+        original = _FUNCTIONS.original("embedding")
+        rows = original(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    else:
+        padding = len(weight) + padding_idx if padding_idx is not None and padding_idx < 0 else padding_idx
+        rows = _Embedding.apply(input, weight, padding, uses)  # type: ignore[no-untyped-call]
+    return rows
 
 
 _uses: ContextVar[Uses | None] = ContextVar("embedding_uses", default=None)
