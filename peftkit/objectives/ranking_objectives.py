@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example, Objective, Prediction, Task
@@ -20,7 +20,7 @@ class RankingObjective(Objective):
 
     ranks = True
     scored_values = ()
-    used_settings = ("scoring",)
+    used_settings: ClassVar[tuple[str, ...] | None] = ("scoring",)
 
     def predict(
         self,
