@@ -194,7 +194,7 @@ def _check_settings(base: LoadedBase, recipe: Recipe) -> None:
         return
     unknown = [name for name in used if name not in OTHER_SETTINGS]
     assert not unknown, f"used_settings has {unknown[0]!r}; known are {', '.join(OTHER_SETTINGS)}"
-    others = {name: value for name, value in OTHER_SETTINGS.items() if name not in used}
+    others: dict[str, Any] = {name: value for name, value in OTHER_SETTINGS.items() if name not in used}
     changed = replace(base.objective.context, settings=replace(base.objective.context.settings, **others))
     split = tokenize_examples(base.objective, "dev", _examples(recipe), range(ROWS), training=False)
     accelerator, objective = Accelerator(cpu=True), replace(base.objective, context=changed)
