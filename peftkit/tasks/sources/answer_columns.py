@@ -202,7 +202,7 @@ def _judge_labels(column: Column) -> float:
     from_zero = min(numbers) in (-1, 0, 1) and len(numbers) == max(numbers) - min(numbers) + 1
     if len(numbers) <= FEW_LABELS or from_zero:
         return score
-    return score - 0.15 if len(numbers) <= MANY_LABELS else score - 0.3
+    return score - 0.15 if len(numbers) <= MANY_LABELS else max(0.0, score - 0.3)
 
 
 def _judge_numbers(column: Column) -> float:

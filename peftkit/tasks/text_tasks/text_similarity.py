@@ -49,7 +49,7 @@ class TextSimilarity(DatasetTask):
         """Recognizes pairs of texts with a number."""
         pair = find_pair(sample)
         for answer in answer_columns(sample):
-            if pair is None or not answer.as_numbers:
+            if pair is None or answer.name in pair or not answer.as_numbers:
                 continue
             numbers = answer.column.numbers
             low, high = min(numbers), max(numbers)

@@ -66,6 +66,16 @@ def test_any_columns_are_read_or_refused_with_a_reason(sample: DataSample) -> No
             assert {*named} <= {*sample.columns} | {value for value in named if "." in value}
 
 
+@pytest.mark.parametrize("distinct", [2, 3, 11, 31, 100, 250, 400])
+@pytest.mark.parametrize("name", ["label", "x", "stars"])
+@pytest.mark.parametrize("first", [0, 7])
+def test_scores_are_from_0_to_1_for_any_number_of_labels(name: str, distinct: int, first: int) -> None:
+    column = Column(name, [first + 3 * (i % distinct) for i in range(2000)], 2000)
+    for answer in answer_columns(DataSample({name: column}, frozenset(), 2000)):
+        assert 0 <= answer.as_labels <= 1
+        assert 0 <= answer.as_numbers <= 1
+
+
 @given(samples())
 def test_answers_are_never_unsure_of_what_they_cannot_be(sample: DataSample) -> None:
     for answer in answer_columns(sample):
