@@ -26,7 +26,7 @@ from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
 from peftkit.recipe.probes.probe_config import ProbeConfig
-from peftkit.recipe.probes.probe_tasks import Probe, find_probe_errors, make_probe, make_probe_task
+from peftkit.recipe.probes.probe_tasks import RecipeProbe, find_probe_errors, make_probe, make_probe_task
 from peftkit.recipe.sections.config_table import ConfigTable
 from peftkit.recipe.tables import EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
 
@@ -113,7 +113,7 @@ class Recipe(ConfigTable):
         return tuple(make_evaluation_task(each, self.task, find_task) for each in self.evaluate.set)
 
     @property
-    def probes(self) -> tuple[Probe, ...]:
+    def probes(self) -> tuple[RecipeProbe, ...]:
         """The probes, in their order."""
         return tuple(make_probe(self, each, self._set_tasks.__getitem__, self._metrics) for each in self.probe)
 

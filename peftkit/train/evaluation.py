@@ -85,7 +85,8 @@ class Evaluations(LoopCallback):
     @property
     def probe_seconds(self) -> float:
         """The seconds that the probes took of all evaluations, after training."""
-        return self._probe_seconds + float(sum(row.get(PROBE_SECONDS, 0.0) for row in self.trainer.state.evaluations))
+        along_curve: list[float] = [row.get(PROBE_SECONDS, 0.0) for row in self.trainer.state.evaluations]
+        return self._probe_seconds + sum(along_curve)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number and digest of the evaluations, and the index of the selected one."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from peftkit.recipe.probes.probe_tasks import Probe
+from peftkit.recipe.probes.probe_tasks import RecipeProbe
+from peftkit.verify.example_files import check_evaluation, filter_table
 from peftkit.verify.results import Check, NotRecomputable
-from peftkit.verify.stored_files import RecordedRun, check_evaluation, filter_table, prediction_checks
+from peftkit.verify.stored_files import RecordedRun, prediction_checks
 
 
-def probe_checks(run: RecordedRun, probe: Probe) -> Iterator[Check]:
+def probe_checks(run: RecordedRun, probe: RecipeProbe) -> Iterator[Check]:
     """Recompute the values of one probe from its results per example.
 
     Args:

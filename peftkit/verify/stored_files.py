@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.candidate_choice import argmax_candidate
 from peftkit.components import Example
@@ -14,17 +14,14 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError
 from peftkit.evaluate.baselines import compute_baselines
-from peftkit.evaluate.evaluator import TEACHER_FORCED, compute_values, resolve_selection_metric
-from peftkit.example_tables import NORM_SUFFIX, select_rows, to_prediction_rows
+from peftkit.evaluate.evaluator import compute_values, resolve_selection_metric
+from peftkit.example_tables import NORM_SUFFIX
 from peftkit.models.load_base_model import folder_bytes
 from peftkit.recipe import Recipe
 from peftkit.recipe.recipe import LOSS
 from peftkit.run_directory import RunDirectory
 from peftkit.train.checkpoint_selection import is_better
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value, check_values
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SPLITS = ("dev", "test")
 SINGLE_PRECISION = 1e-6
@@ -266,9 +263,9 @@ def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
     what = f"selected {split}"
     examples = run.examples(split, rows)
     if examples is None:
-        yield cannot_check(what, "scores", f"the answers are not stored, and {_why_no_rows(run, split)}")
+        yield cannot_check(what, "scores", f"the answers are not stored, and {why_no_rows(run, split)}")
         stored = run.summary["selected"][split].get(LOSS)
-        yield check_value(what, LOSS, stored, _loss(rows))
+        yield check_value(what, LOSS, stored, mean_loss(rows))
     else:
         objective = run.recipe.objective_for(run.summary["model_kind"])
         recomputed = compute_values(run.recipe, objective, examples, [dict(row) for row in rows])
@@ -287,87 +284,8 @@ def prediction_checks(run: RecordedRun, split: str) -> Iterator[Check]:
         yield check_value(what, "rows whose prediction or loss does not follow from the log-likelihoods", 0, mismatches)
 
 
-def example_checks(run: RecordedRun) -> Iterator[Check]:
-    """Recompute each evaluation of the curve, and the selected one, from ``examples.parquet``."""
-    table = run.directory.examples()
-    if table is None:
-        raise NotRecomputable("per-example results are not stored")
-    run.require("evaluations.jsonl")
-    for row in run.directory.evaluations():
-        yield cannot_check("curve", f"step {row['step']} train", "per-example results of training rows are not stored")
-        for split in [each for each in run.splits if each in row]:  # without sets at the end only
-            part = filter_table(table, row["step"], split, whole=False)
-            yield from check_evaluation(run, part, split, f"step {row['step']} {split} ", row[split], "curve")
-    step = run.summary["selected"]["step"]
-    for split in run.splits:
-        whole = filter_table(table, step, split, whole=True)
-        part = whole if len(whole) else filter_table(table, step, split, whole=False)
-        yield from check_evaluation(run, part, split, f"selected {split} ", run.summary["selected"][split], "curve")
-        if (run.path / "predictions" / f"{split}.jsonl").is_file():
-            mismatches = _count_mismatches(to_prediction_rows(part), run.predictions(split))
-            yield check_value(
-                "curve", f"selected {split} rows that differ from predictions/{split}.jsonl", 0, mismatches
-            )
-
-
-def check_evaluation(
-    run: RecordedRun, part: pa.Table, split: str, prefix: str, stored: Mapping[str, Any], what: str
-) -> Iterator[Check]:
-    """Check the values of one evaluation on one split.
-
-    Args:
-        run: The run.
-        part: The rows of the evaluation.
-        split: The split.
-        prefix: Text in front of each name.
-        stored: The values in the run directory.
-        what: The group of the values.
-
-    Yields:
-        The checks.
-    """
-    rows = to_prediction_rows(part)
-    if not rows:
-        yield cannot_check(what, f"{prefix}values", "per-example results are not stored")
-        return
-    objective = run.recipe.objective_for(run.summary["model_kind"])
-    scores = rows[0].get("scores") or {}
-    recomputed = {LOSS: _loss(rows)} | {key: sum(row["scores"][key] for row in rows) / len(rows) for key in scores}
-    examples = run.examples(split, rows) if "prediction" in rows[0] else None
-    if examples is not None:
-        rescored = [{**row, "scores": {}} for row in rows]
-        recipe = run.recipe.model_copy(update={"metric": [m for m in run.recipe.metric if m.input != TEACHER_FORCED]})
-        recomputed = compute_values(recipe, objective, examples, rescored)
-        mismatches = sum(
-            _differ(row.get("scores") or {}, new["scores"]) for row, new in zip(rows, rescored, strict=True)
-        )
-        yield check_value(what, f"{prefix}rows whose scores do not follow from their predictions", 0, mismatches)
-    for key, value in stored.items():
-        if key in recomputed:
-            yield check_value(what, f"{prefix}{key}", value, recomputed[key], SINGLE_PRECISION)
-        else:
-            texts = "generated texts" if objective.generates else "predictions without `candidates`"
-            reason = f"{texts} are stored for the selected evaluation only"
-            if examples is None and "prediction" in rows[0]:
-                reason = _why_no_rows(run, split)
-            if any(key in metric.value_names for metric in run.recipe.metric if metric.input == TEACHER_FORCED):
-                reason = "teacher-forced texts are stored for the selected evaluation only"
-            yield cannot_check(what, f"{prefix}{key}", reason, value)
-
-
-def filter_table(table: pa.Table, step: int, split: str, *, whole: bool) -> pa.Table:
-    """Select the rows of one evaluation of one split.
-
-    Args:
-        table: The rows of all evaluations.
-        step: Optimizer steps before it.
-        split: The split.
-        whole: Whether it is the evaluation of the full split at the end.
-    """
-    return select_rows(select_rows(select_rows(table, "step", step), "split", split), "full_split", whole)
-
-
-def _loss(rows: Sequence[Row]) -> float:
+def mean_loss(rows: Sequence[Row]) -> float:
+    """Return the loss per target token of predictions."""
     return float(sum(row[LOSS] for row in rows) / max(1, sum(row["tokens"] for row in rows)))
 
 
@@ -389,27 +307,27 @@ def _is_consistent(row: Row, scoring: str) -> bool:
         argmax_candidate(candidates, second),
         row["candidate_tokens"][answer],
     )
-    return stored == follows and not _differ({LOSS: row[LOSS]}, {LOSS: -sums[answer]})
+    return stored == follows and not scores_differ({LOSS: row[LOSS]}, {LOSS: -sums[answer]})
 
 
-def _count_mismatches(rows: Sequence[Row], predicted: Sequence[Row]) -> int:
-    """Count the rows of a table that differ from those of a predictions file."""
-    texts = [key for key in ("target", "prediction", f"prediction{NORM_SUFFIX}") if rows and key in rows[0]]
-    mismatches = abs(len(rows) - len(predicted))
-    for one, other in zip(rows, predicted, strict=False):
-        exact = all(one[key] == other[key] for key in ("index", "tokens", *texts))
-        close = not _differ({LOSS: one[LOSS]}, {LOSS: other[LOSS]})
-        close = close and not _differ(one.get("scores") or {}, other.get("scores") or {})
-        mismatches += not (exact and close)
-    return mismatches
+def scores_differ(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether values in single precision differ from others.
 
-
-def _differ(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    Args:
+        one: The values.
+        other: The other values.
+    """
     checks = check_values("", one, other, SINGLE_PRECISION)
     return any(check.status == "differs" for check in checks)
 
 
-def _why_no_rows(run: RecordedRun, split: str) -> str:
+def why_no_rows(run: RecordedRun, split: str) -> str:
+    """Return why the rows of a split are not known.
+
+    Args:
+        run: The run.
+        split: The split.
+    """
     return f"the rows of {split} {'have changed since the run' if run.data else 'cannot be read'}"
 
 

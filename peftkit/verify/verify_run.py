@@ -16,6 +16,7 @@ from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
+from peftkit.verify.example_files import example_checks
 from peftkit.verify.probe_files import probe_checks
 from peftkit.verify.recount import compute_checks, measurement_checks
 from peftkit.verify.reload import changed_versions, model_checks
@@ -24,7 +25,6 @@ from peftkit.verify.stored_files import (
     RecordedRun,
     baseline_checks,
     changed_splits,
-    example_checks,
     file_checks,
     prediction_checks,
     recipe_checks,

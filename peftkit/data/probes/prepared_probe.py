@@ -19,14 +19,14 @@ from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import bind_objective
 from peftkit.recipe import Recipe
-from peftkit.recipe.probes.probe_tasks import Probe
+from peftkit.recipe.probes.probe_tasks import RecipeProbe
 
 
 @dataclass(frozen=True)
 class PreparedProbe:
     """The rows of a probe, and how a model is measured on them."""
 
-    probe: Probe
+    probe: RecipeProbe
     objective: BoundObjective
     """The objective of the probe's task, which may differ from the one that is trained."""
     curve: TokenizedSplit
@@ -75,7 +75,7 @@ def prepare_probes(recipe: Recipe, objective: BoundObjective) -> tuple[PreparedP
     return tuple(_prepare(probe, objective, f"probe[{index}]") for index, probe in enumerate(recipe.probes))
 
 
-def _prepare(probe: Probe, trained: BoundObjective, key: str) -> PreparedProbe:
+def _prepare(probe: RecipeProbe, trained: BoundObjective, key: str) -> PreparedProbe:
     family, context = trained.family, trained.context
     objective = bind_objective(probe.recipe, context.model_kind, family.config, context.tokenizer)
     objective = objective.with_task(probe.task.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from peftkit.components import ModelKind
-from peftkit.recipe.probes.probe_tasks import Probe
+from peftkit.recipe.probes.probe_tasks import RecipeProbe
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.toml_lines import KeyPath
 
@@ -31,7 +31,7 @@ def _shards_while_loading(recipe: Recipe) -> bool:
     return deepspeed.used and deepspeed.stage not in (0, 1, 2)
 
 
-def _why_unmeasurable(recipe: Recipe, probe: Probe, model: ModelKind | None) -> str:
+def _why_unmeasurable(recipe: Recipe, probe: RecipeProbe, model: ModelKind | None) -> str:
     """Return why a probe cannot be measured; empty if it can, or if another check reports the reason."""
     kind = type(probe.task.task).kind
     if model == "encoder":

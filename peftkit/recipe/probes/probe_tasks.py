@@ -26,7 +26,7 @@ LOSS = "loss"
 
 
 @dataclass(frozen=True)
-class Probe:
+class RecipeProbe:
     """A probe of a recipe."""
 
     task: EvaluationTask
@@ -141,7 +141,9 @@ def find_metric(task: Task, value: str, metrics: Iterable[type[Metric]]) -> tupl
     return tuple(each() for each in fitting)[:1]  # type: ignore[call-arg]
 
 
-def make_probe(recipe: Recipe, config: ProbeConfig, find_task: FindTask, metrics: Iterable[type[Metric]]) -> Probe:
+def make_probe(
+    recipe: Recipe, config: ProbeConfig, find_task: FindTask, metrics: Iterable[type[Metric]]
+) -> RecipeProbe:
     """Make a probe of a recipe.
 
     Args:
@@ -167,7 +169,7 @@ def make_probe(recipe: Recipe, config: ProbeConfig, find_task: FindTask, metrics
         "probe": (),
     }
     better = bool(chosen) and all(type(metric).higher_is_better for metric in chosen)
-    return Probe(version, value, better, recipe.model_copy(update=tables))
+    return RecipeProbe(version, value, better, recipe.model_copy(update=tables))
 
 
 def _value_names(metric: type[Metric]) -> tuple[str, ...]:

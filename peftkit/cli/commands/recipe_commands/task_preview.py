@@ -14,7 +14,7 @@ from peftkit.errors import InputError, comma_separated, did_you_mean
 
 if TYPE_CHECKING:
     from peftkit.recipe import Recipe
-    from peftkit.recipe.probes.probe_tasks import Probe
+    from peftkit.recipe.probes.probe_tasks import RecipeProbe
 
 SHOWN_ANSWERS = 20
 REPORTS = ("answers", "imbalance", "numbers", "duplicates", "empty", "leakage")
@@ -61,7 +61,7 @@ class TaskPreviewCommand(SubCommand):
         return 0
 
 
-def _find_probe(recipe: Recipe, name: str) -> Probe:
+def _find_probe(recipe: Recipe, name: str) -> RecipeProbe:
     """Return the probe of a recipe with a name.
 
     Raises:
