@@ -14,7 +14,7 @@ NOT_UNITS = ("pi", "sqrt", "dozen", "or", "and", "to", "times", "plus", "minus")
 """Words after a number that are no unit, so that the text is more than a number."""
 SHORT_UNITS = (
     *("km", "cm", "mm", "m", "kg", "g", "mg", "lb", "lbs", "oz", "ft", "in", "yd", "mi", "mph", "kph", "s", "h", "hr"),
-    *("hrs", "min", "mins", "l", "ml", "am", "pm", "th", "st", "nd", "rd"),
+    *("hrs", "min", "mins", "l", "ml", "am", "pm", "th"),
 )
 """Units that may follow a number without a space."""
 MARKUP = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")

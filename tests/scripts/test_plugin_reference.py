@@ -104,7 +104,9 @@ NOT_PUBLIC = {
     **dict.fromkeys(
         ("LAYER_NORM", "LAYER_NORM_BY_PEFT", "by_peft", "compared", "compared_by_default"), "learning rates"
     ),
-    **dict.fromkeys(("EXTRACTIONS", "Extraction", "parse_exact_number"), "of metrics that extract answers"),
+    **dict.fromkeys(("EXTRACTIONS", "Extraction", "are_equal_numbers"), "of metrics that extract answers"),
+    **dict.fromkeys(("INSTRUCTIONS_KEY", "detects_languages", "follows", "loose_versions"), "of instruction_following"),
+    "rewrite_texts": "of objectives that generate text",
     **dict.fromkeys(("GENERATION_TAG", "TrainOn", "score_trained_tokens"), "of conversations"),
     **dict.fromkeys(("VectorObjective", "RegressionObjective", "read_targets", "model_prompts"), "of embeddings"),
     **dict.fromkeys(("load_harness_tasks", "hold_out"), "of tasks of lm-evaluation-harness"),
