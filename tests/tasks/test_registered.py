@@ -29,8 +29,8 @@ from tests.tasks.conftest import Write, examinations, questions, tweets
 
 ROWS = 200
 TASKS = [e for e in load_registry().all("task").values() if not issubclass(e.component, HubTask | HarnessTask)]
-"""All but the tasks of suites, which ``hub_suites/test_hub_task.py`` walks over, and those of lm-evaluation-harness, which
-``inference/test_harness_evaluation.py`` trains on where the library is installed."""
+"""All but the tasks of suites, which ``hub_suites/test_hub_task.py`` walks over, and those of lm-evaluation-harness,
+which ``inference/test_harness_evaluation.py`` trains on where the library is installed."""
 WITH_CANDIDATES = ("classification", "multiple_choice")
 RANKED = [e for e in TASKS if issubclass(e.component, Task) and e.component.kind in WITH_CANDIDATES]
 MODELS = {
