@@ -34,6 +34,8 @@ INVOCATIONS = {
     "list": "list methods",
     "show": "show lora --model pocket-t5",
     "predict": "predict {run} --text bird",
+    "eval": "eval {run} --harness arc_easy",
+    "bench": "bench {run} --prompt-tokens 4 --new-tokens 2 --batch 1 --rounds 1",
     "merge": "merge {run} merged",
     "export": "export {run} exported",
     "push": "push {run} owner/name",
@@ -71,10 +73,14 @@ def words(
 ) -> list[str]:
     """The arguments of a successful invocation of the command."""
     from peftkit.analysis import step_profile
-    from peftkit.inference import push
+    from peftkit.harness import load_tasks
+    from peftkit.inference import harness_evaluation, push
 
     monkeypatch.setattr(step_profile, "STEPS", 2)
     monkeypatch.setattr(step_profile, "PEAK_SIZES", (256,))
+    result = {"values": {"acc": 0.5}, "num_examples": 2, "settings": {"num_fewshot": 0}}
+    monkeypatch.setattr(load_tasks, "check_installed", lambda: None)  # the library is an extra
+    monkeypatch.setattr(harness_evaluation, "evaluate_with_harness", lambda *args: {"arc_easy": result})
     monkeypatch.setattr(push, "push", lambda *args, **options: "https://hub/owner/name/commit/1")
     (tmp_path / "short.toml").write_bytes((finished_run.parents[1] / "x.toml").read_bytes())
     (tmp_path / "sweep.toml").write_text('name = "s"\nrecipe = "x.toml"\n[axes]\nseed = [1]\n', encoding="utf-8")
