@@ -142,6 +142,8 @@ def compare_runs(folder: Path, rounds: int) -> None:
         times = time_process(script)
         spent = sum(json.loads((folder / "seconds.json").read_text(encoding="utf-8")).values())
         starts["script"].append(Times(times.clock - spent, times.processor))
+        latest = ", ".join(f"{name} {each[-1].clock:.1f} s" for name, each in starts.items())
+        print(f"[{number + 1}/{rounds + 1}] {latest}", file=sys.stderr)
     print_starts(starts)
 
 
