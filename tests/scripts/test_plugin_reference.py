@@ -63,7 +63,8 @@ NOT_PUBLIC_FILES = {
 }
 """Modules of built-in components that do not need to do with public names, and why."""
 NOT_PUBLIC = {
-    "find_label_names": "TextClassification.labels has them",
+    **dict.fromkeys(("find_label_names", "find_unmatched_label"), "TextClassification.labels has them"),
+    "missing_column_error": "task.load() reports missing columns",
     "load_valid_splits": "task.load() returns them",
     "ROWS_PER_FILE": "of the checks of DatasetTask",
     "EvaluateModule": "EvaluateMetric.module() returns one",

@@ -242,7 +242,7 @@ def test_group_column_sets_the_groups(name: str, write: Write, tmp_path: Path) -
 def test_columns_that_do_not_exist_are_reported_before_a_model_is_loaded(
     name: str, write: Write, tmp_path: Path
 ) -> None:
-    """The number of a head's outputs comes from the labels, so that they may not be empty for want of a column."""
+    """The number of a head's outputs comes from the labels, so that they may not be missing without a word."""
     entry = next(entry for entry in TASKS if entry.name == name)
     recipe = recipe_for(entry, write, tmp_path)
     columns = dict(recipe.task.column_options()) if isinstance(recipe.task, DatasetTask) else {}
