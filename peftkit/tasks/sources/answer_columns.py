@@ -169,7 +169,7 @@ def is_rare(column: Column, value: object) -> bool:
         column: The column.
         value: The value.
     """
-    return sum(each == value for each in column.values) < RARE * len(column.values)
+    return bool(sum(each == value for each in column.values) < RARE * len(column.values))
 
 
 def _judge_labels(column: Column) -> float:
