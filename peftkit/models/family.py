@@ -28,11 +28,11 @@ from peftkit.models.text_encoding import (
     detect_special_tokens,
     embedding_size,
     find_eos_id,
-    side_config,
     token_ids,
-    vocabulary_size,
 )
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
+
+Ids = list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,9 @@ class ModelFamily(TextStates):
                 problems.append(str(error))
         return [*dict.fromkeys(filter(None, problems))]
 
-    @cached_property
-    def _side_configs(self) -> dict[Side, Any]:
-        """The config of each side; finding it takes longer than tokenizing a row."""
-        return {side: side_config(self.config, side) for side in ("encoder", "decoder")}
-
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
         """Return the ids, or raise a RowError if one of them has no embedding."""
-        if problem := describe_ids_without_embedding(ids, vocabulary_size(self._side_configs[side]), self.tokenizer):
+        if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
             raise RowError(field, problem)
         return ids
 
@@ -300,17 +295,14 @@ class ModelFamily(TextStates):
         """Return logits and labels as ``logits`` does; those of positions without a target may be left out."""
         return self.logits(model, batch)
 
-    def _tokenize_sources(
-        self, examples: Sequence[Example]
-    ) -> tuple[list[str], list[list[int]], list[list[int]], list[int]]:
+    def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], Ids, Ids, list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
 
         Returns:
             Their texts, their ids without and with special tokens, and the number of ids each had before truncation.
         """
         texts = [e.source for e in examples]
-        bare_ids = token_ids(self.tokenizer, texts, special=False)
-        ids = [self._add_template(each) for each in bare_ids]
+        ids = [*map(self._add_template, bare_ids := token_ids(self.tokenizer, texts, special=False))]
         lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
             if lengths[i] > self._max_source_tokens and example.truncatable_span:
