@@ -26,7 +26,8 @@ from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.probes.prepared_probe import prepare_probes
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.models.load_base_model import count_parameters, load_objective
+from peftkit.models.load_base_model import load_objective
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe

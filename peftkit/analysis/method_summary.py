@@ -21,7 +21,7 @@ from peftkit.models import FAMILIES
 from peftkit.models.checkpoints.load_errors import explain_load_errors
 from peftkit.models.checkpoints.text_models import text_model_config
 from peftkit.models.heads.classification_head import parameters_not_in_checkpoint
-from peftkit.models.load_base_model import count_parameters
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe.resolve import model_kind, model_path
 

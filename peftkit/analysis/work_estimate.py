@@ -208,7 +208,7 @@ def _read_rows(recipe: Recipe, objective: BoundObjective) -> TrainingRows:
 def _spread(batches: Sequence[Batch]) -> list[Batch]:
     """Return batches without values from whose counts those of all lengths between follow, for each kind of batch.
 
-    They have the smallest and the largest lengths of others, and so many combinations of these and of lengths between
+    They have the smallest and the largest lengths of others, and combinations of these and of lengths between, such
     that the operations at other lengths are determined, and confirmed (see ``OperationTraces``).
     """
     kinds: dict[str, list[Batch]] = {}

@@ -18,6 +18,7 @@ from peftkit.compare.scores_by_cost import (
     AXES,
     FIXED_COSTS,
     area_under_curve,
+    checkpoint_bytes,
     common_span,
     cost,
     learning_curve,
@@ -274,7 +275,7 @@ def compare(
                 never={share: points.count(None) for share, points in reached.items()},
                 area=area_estimate.score if area_estimate else None,
                 trainable_parameters=_mean_if_known(c.get("trainable_parameters") for c in costs),
-                checkpoint_bytes=_mean_if_known(_checkpoint_bytes(run) for run in runs.values()),
+                checkpoint_bytes=_mean_if_known(checkpoint_bytes(run) for run in runs.values()),
                 peak_memory=_mean_if_known(peak_memory(c) for c in costs),
                 pareto=label in fronts.get(by, ()),
                 trials=None if tuning is None else int(tuning["trials"]),
@@ -350,7 +351,7 @@ def _fronts(run_group: RunGroup, posterior: Posterior, scores: Mapping[str, floa
         fronts[axis] = pareto_front(posterior, scores, totals, steps)
         if axis in ("gmacs", "seconds"):
             fronts[f"{axis}_per_step"] = pareto_front(posterior, scores, steps, dict.fromkeys(steps, 0.0))
-    sizes = {label: _mean_if_known(map(_checkpoint_bytes, runs.values())) for label, runs in run_group.runs.items()}
+    sizes = {label: _mean_if_known(map(checkpoint_bytes, runs.values())) for label, runs in run_group.runs.items()}
     known = {label: size for label, size in sizes.items() if size is not None}
     if len(known) == len(sizes):
         fronts["checkpoint_bytes"] = pareto_front(posterior, scores, known, dict.fromkeys(known, 0.0))
@@ -386,12 +387,6 @@ def _winners(evidence: Evidence, budgets: Sequence[float], baseline: str) -> Ite
         use = decide(within, baseline).use
         if use is not None:
             yield Winner(budget, use.method, use.score, use.low, use.high, use.best, bool(within.from_longer_runs))
-
-
-def _checkpoint_bytes(run: LoadedRun) -> float | None:
-    """The size of the saved model, or, for imported results, of its weights."""
-    size = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
-    return None if size is None else float(size)
 
 
 def _mean_if_known(values: Iterable[float | None]) -> float | None:

@@ -389,3 +389,9 @@ def common_span(curves: Sequence[tuple[Array, Array]]) -> tuple[float, float]:
     """The range of costs that all curves cover: from the latest first evaluation after a step to the earliest end."""
     low = max(float(costs[costs > 0][0]) for costs, _ in curves if (costs > 0).any())
     return low, min(float(costs[-1]) for costs, _ in curves)
+
+
+def checkpoint_bytes(run: LoadedRun) -> float | None:
+    """Return the size of a run's saved model in bytes; for imported results that of its weights, if they have it."""
+    size = run.summary.get("model_bytes") or run.summary["cost"].get("checkpoint_bytes")
+    return None if size is None else float(size)

@@ -80,7 +80,7 @@ def shadow_models(model: nn.Module) -> Iterator[ShadowModel]:
     known = whole_numbers(model)
     modes: tuple[tuple[Any, torch.device, Mapping[int, Tensor]], ...] = (
         (nullcontext(), meta, {}),
-        (KnownWholeNumbers(), meta, known),
+        (KnownWholeNumbers(), meta, known),  # type: ignore[no-untyped-call]
         (FakeTensorMode(allow_non_fake_inputs=True), real_device, {}),
     )
     for mode, target, values in modes:

@@ -29,11 +29,11 @@ from peftkit.models.text_encoding import (
     detect_special_tokens,
     embedding_size,
     find_eos_id,
-    side_config,
     token_ids,
-    vocabulary_size,
 )
 from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
+
+Ids = list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,17 @@ class ModelFamily(TextStates):
         problems = []
         for get_ids in id_getters:
             try:
-                problems.append(
-                    describe_ids_without_embedding(get_ids(), embedding_size(self.config, side), self.tokenizer)
-                )
+                size = embedding_size(self.config, side)
+                problems.append(describe_ids_without_embedding(get_ids(), size, self.tokenizer))
             except InputError as error:
                 problems.append(str(error))
         return [*dict.fromkeys(filter(None, problems))]
-
-    @cached_property
-    def _side_configs(self) -> dict[Side, Any]:
-        """The config of each side; finding it takes longer than tokenizing a row."""
-        return {side: side_config(self.config, side) for side in ("encoder", "decoder")}
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
         """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
         if field == "source":
             check_min_length(ids, self.config)
-        if problem := describe_ids_without_embedding(ids, vocabulary_size(self._side_configs[side]), self.tokenizer):
+        if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
             raise RowError(field, problem)
         return ids
 
@@ -305,17 +299,14 @@ class ModelFamily(TextStates):
         """Return logits and labels as ``logits`` does; those of positions without a target may be left out."""
         return self.logits(model, batch)
 
-    def _tokenize_sources(
-        self, examples: Sequence[Example]
-    ) -> tuple[list[str], list[list[int]], list[list[int]], list[int]]:
+    def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], Ids, Ids, list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
 
         Returns:
             Their texts, their ids without and with special tokens, and the number of ids each had before truncation.
         """
         texts = [e.source for e in examples]
-        bare_ids = token_ids(self.tokenizer, texts, special=False)
-        ids = [self._add_template(each) for each in bare_ids]
+        ids = [*map(self._add_template, bare_ids := token_ids(self.tokenizer, texts, special=False))]
         lengths = [len(each) for each in ids]
         for i, example in enumerate(examples):
             if lengths[i] > self._max_source_tokens and example.truncatable_span:
@@ -347,22 +338,15 @@ class ModelFamily(TextStates):
     def _check_target(self, ids: list[int], text: str, *, generated: bool) -> list[int]:
         """Return the ids of a target, end of text included, if all have an embedding.
 
-        Args:
-            ids: the ids.
-            text: the text, for error messages.
-            generated: whether the model must be able to generate the text.
-
         Raises:
             RowError: an id has no embedding, or decoding generated text would drop it.
         """
         self._check_ids(ids, "target", "decoder")
         special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.eos_id}
         if generated and (wrong := next((i for i in ids if i in special), None)) is not None:
-            raise RowError(
-                "target",
-                f"{text!r} contains the special token {self.tokenizer.convert_ids_to_tokens(wrong)!r}, which is "
-                "removed from predictions; add it to the tokenizer as a token that is not special",
-            )
+            token = self.tokenizer.convert_ids_to_tokens(wrong)
+            remedy = "is removed from predictions; add it to the tokenizer as a token that is not special"
+            raise RowError("target", f"{text!r} contains the special token {token!r}, which {remedy}")
         if generated and self.contains_unk(ids) and not decode_generated(self.tokenizer, ids, [self.eos_id]):
             raise RowError("target", f"{text!r} has no token in the model's vocabulary")
         return ids

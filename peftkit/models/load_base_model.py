@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +40,7 @@ from peftkit.models.heads.classification_head import LoadedHead, detect_head, lo
 from peftkit.models.lengths.length_limits import fix_attention_type
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.raw_recipe import format_key
@@ -381,23 +381,3 @@ def apply_in_model_dtype(recipe: Recipe, wrap: Callable[[], nn.Module]) -> nn.Mo
         return wrap().to(torch.float64)
     finally:
         torch.set_default_dtype(before)
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Return the numbers of trainable and of all parameters."""
-    counts = [(_size(p), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
-
-
-def _size(parameter: nn.Parameter) -> int:
-    """Return the number of elements of a parameter before sharding and quantization."""
-    # DeepSpeed keeps the full size of a sharded parameter in an attribute.
-    elements = int(getattr(parameter, "ds_numel", parameter.numel()))
-    # bitsandbytes packs two 4-bit numbers into each byte, and bytes into elements of any dtype.
-    packed = type(parameter).__name__ == "Params4bit"
-    return elements * 2 * parameter.element_size() if packed else elements
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of all files below a folder in bytes."""
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

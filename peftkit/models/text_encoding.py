@@ -178,12 +178,7 @@ def embedding_size(config: Any, side: Side) -> int | None:
         config: the model's config.
         side: the encoder or the decoder.
     """
-    return vocabulary_size(side_config(config, side))
-
-
-def vocabulary_size(config: Any) -> int | None:
-    """Return the number of ids that the config of one side has embeddings for; None if it has no such number."""
-    size = getattr(config, "vocab_size", None)
+    size = getattr(side_config(config, side), "vocab_size", None)
     return size if isinstance(size, int) and size > 0 else None
 
 

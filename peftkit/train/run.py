@@ -16,7 +16,6 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
-from peftkit.components import Meter
 from peftkit.data.dataloader import effective_batch_size, first_batches
 from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.input_digests import (
@@ -36,16 +35,9 @@ from peftkit.hub_commits import hub_is_unreachable, set_offline
 from peftkit.models.checkpoints.generation_settings import generation_notice
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.heads.classification_head import check_saves_head
-from peftkit.models.load_base_model import (
-    LoadedBase,
-    apply_method,
-    check_conflicts,
-    count_parameters,
-    folder_bytes,
-    init_random_base,
-    load_base,
-)
+from peftkit.models.load_base_model import LoadedBase, apply_method, check_conflicts, init_random_base, load_base
 from peftkit.models.method_errors import explain_method_errors
+from peftkit.models.parameter_counts import count_parameters, folder_bytes
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.console import ConsoleLogger
 from peftkit.monitor.trackers import RunTrackers, finish_trackers
@@ -242,7 +234,7 @@ def run(
             if versions := changed_versions(directory.environment()["packages"]):
                 console.print(f"packages that changed since the start: {', '.join(versions)}")
         with InterruptHandler() as interrupts:
-            meters = MeterList([_create_meter(entry.component) for entry in registry.all("meter").values()])
+            meters = MeterList([entry.component() for entry in registry.all("meter").values()])  # type: ignore[misc]
             evaluations = Evaluations(meters, directory, inputs_at_hand.start_evaluations)
             callbacks = [
                 meters,
@@ -326,12 +318,6 @@ def _add_environment(directory: RunDirectory, environment: Mapping[str, Any]) ->
     del first["format"]
     if all(json.dumps(e, sort_keys=True) != json.dumps(environment, sort_keys=True) for e in (first, *others)):
         directory.write_json("environment.json", {**first, "resumed": [*others, environment]})
-
-
-def _create_meter(component: Any) -> Meter:
-    meter = component()
-    assert isinstance(meter, Meter)  # the registry has checked it  # noqa: S101
-    return meter
 
 
 def _summarize(

@@ -21,7 +21,8 @@ from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.models.decoding.reference_model import expected_reference
-from peftkit.models.load_base_model import LoadedBase, count_parameters, init_random_base, load_base
+from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping

@@ -16,7 +16,7 @@ from peftkit.errors import InputError
 from peftkit.evaluate.baselines import compute_baselines
 from peftkit.evaluate.evaluator import compute_values, resolve_selection_metric
 from peftkit.example_tables import NORM_SUFFIX
-from peftkit.models.load_base_model import folder_bytes
+from peftkit.models.parameter_counts import folder_bytes
 from peftkit.recipe import Recipe
 from peftkit.recipe.recipe import LOSS
 from peftkit.run_directory import RunDirectory

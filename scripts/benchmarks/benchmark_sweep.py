@@ -117,8 +117,8 @@ def time_run(workers: Workers, recipe: Recipe, kind: str, *, first: bool) -> Tim
 
 def processor_seconds() -> float:
     """Processor time of this process and all that it started, also of those that have ended."""
-    own = psutil.Process()
-    return sum(sum(each.cpu_times()[:4]) for each in (own, *own.children(recursive=True)))
+    process = psutil.Process()
+    return sum(sum(each.cpu_times()[:4]) for each in (process, *process.children(recursive=True)))
 
 
 def describe(name: str, times: Sequence[Times]) -> str:

@@ -11,7 +11,8 @@ import pytest
 from peftkit import RunSpec
 from peftkit.analysis.method_summary import OUTSIDE_MODULES, summarize_method
 from peftkit.errors import InputError, ModelError
-from peftkit.models.load_base_model import apply_method, count_parameters, load_base
+from peftkit.models.load_base_model import apply_method, load_base
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.plugins import Registry, load_registry
 from tests.tiny_runs import Make
 

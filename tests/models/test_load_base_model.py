@@ -15,7 +15,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from peftkit import Method
 from peftkit.errors import ModelError, PluginError, RecipeError, RunError
-from peftkit.models.load_base_model import apply_method, count_parameters, load_base
+from peftkit.models.load_base_model import apply_method, load_base
+from peftkit.models.parameter_counts import count_parameters
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from tests.tiny_runs import Make

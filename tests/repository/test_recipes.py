@@ -66,7 +66,7 @@ def test_number_of_recipes() -> None:
 def test_every_recipe_is_valid_or_names_its_plugin(
     name: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peftkit.metrics.instruction_following.detects_languages", lambda: True)
+    monkeypatch.setattr("peftkit.metrics.answers.instruction_following.detects_languages", lambda: True)
     needed = method_of(name)
     if needed in registry.all("method"):
         recipe = load_recipe(FILES[name], registry)

@@ -1,0 +1,1 @@
+"""Metrics of generated answers: parts of texts that are right, equal or follow instructions."""
