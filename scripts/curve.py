@@ -24,6 +24,8 @@ from peftkit.compare.recorded_baselines import mean_baseline_scores
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito (2008)
 REFERENCE = "full"
 """The method that is drawn in black."""
+POINTS = 100
+"""Points of a curve."""
 ByMethod = Mapping[str, Sequence[peftkit.Run]]
 
 
@@ -48,15 +50,16 @@ def draw(by_method: ByMethod, out: Path) -> None:
     colours = iter(COLOURS)
     for method, runs in by_method.items():
         metric = runs[0].summary["selection_metric"]
-        curves = [run.curve for run in runs]
-        length = min(map(len, curves))
-        costs = np.mean([curve["cost/gmacs"].to_numpy()[:length] for curve in curves], axis=0)
-        scores = np.array([curve[f"test/{metric}"].to_numpy()[:length] for curve in curves])
-        colour, after_start = "black" if method == REFERENCE else next(colours), costs > 0
+        curves = [run.curve[run.curve["cost/gmacs"] > 0] for run in runs]
+        costs = [np.log(curve["cost/gmacs"].to_numpy()) for curve in curves]
+        # Seeds are evaluated at different costs, so their curves are compared where all have been measured.
+        grid = np.linspace(max(each[0] for each in costs), min(each[-1] for each in costs), POINTS)
+        tests = [curve[f"test/{metric}"].to_numpy() for curve in curves]
+        scores = np.array([np.interp(grid, cost, test) for cost, test in zip(costs, tests, strict=True)])
+        colour = "black" if method == REFERENCE else next(colours)
         label = f"{method} ({runs[0].summary['parameters']['trainable']:,} parameters)"
-        mean, low, high = (values[after_start] for values in (scores.mean(0), scores.min(0), scores.max(0)))
-        panel.plot(costs[after_start], mean, color=colour, marker="o", markersize=3, label=label)
-        panel.fill_between(costs[after_start], low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.plot(np.exp(grid), scores.mean(0), color=colour, label=label)
+        panel.fill_between(np.exp(grid), scores.min(0), scores.max(0), color=colour, alpha=0.15, linewidth=0)
     runs = [run for each in by_method.values() for run in each]
     chance = mean_baseline_scores((run.summary for run in runs), metric, "test")
     panel.axhline(max(chance.values()), color="grey", linestyle=":", label="best score without reading the text")

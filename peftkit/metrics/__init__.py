@@ -5,6 +5,8 @@ from __future__ import annotations
 from peftkit.components import Metric
 from peftkit.hookspecs import hookimpl
 from peftkit.metrics.answers.answer_scores import Squad
+from peftkit.metrics.answers.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
+from peftkit.metrics.answers.instruction_following import InstructionFollowing
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
     F1,
@@ -22,9 +24,7 @@ from peftkit.metrics.distractors import (
     DistractorMatch,
     DistractorNovelty,
 )
-from peftkit.metrics.answers.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
 from peftkit.metrics.harness_scores import HarnessChoiceScore, HarnessTextScore
-from peftkit.metrics.answers.instruction_following import InstructionFollowing
 from peftkit.metrics.label_set_scores import ExactSet, MeanAveragePrecision, MultiLabelF1, UnknownLabels
 from peftkit.metrics.number_scores import MeanAbsoluteError, MeanSquaredError, Pearson, Spearman, Unparsable
 from peftkit.metrics.ranking_scores import MeanReciprocalRank, Ndcg, Recall

@@ -8,7 +8,7 @@
 ``evaluations.jsonl``  one line per evaluation
 ``examples.parquet``   per-example results of all evaluations on dev and test (``example_tables``); one
                        file per evaluation in ``examples/`` until the run ends
-``predictions/``       ``dev.jsonl`` and others of the selected checkpoint, one line per example
+``predictions/``       of the selected checkpoint on each split, one line per example
 ``probes.json``        scores of the base model on the probes, if there are any; also in the summary
 ``probes/NAME/``       per-example results on a probe: ``examples.parquet``, and ``base.parquet`` of the base model
 ``harness/``           ``TASK.json`` and ``TASK.jsonl``, added later by ``peftkit eval`` (``harness_results``)

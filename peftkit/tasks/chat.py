@@ -209,7 +209,15 @@ def read_messages(value: Any, column: str, role: str) -> list[Message]:
 
 
 def parse_json(value: Any, column: str) -> Any:
-    """Returns the list that a text is the JSON of, as cells of tables have them; other values as they are."""
+    """Return the list that a text is the JSON of, as cells of tables have them; other values as they are.
+
+    Args:
+        value: The value.
+        column: Its column.
+
+    Raises:
+        RowError: The text looks like JSON and is not.
+    """
     if not isinstance(value, str) or not value.lstrip().startswith("[{"):
         return value
     try:

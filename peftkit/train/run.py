@@ -234,7 +234,7 @@ def run(
             if versions := changed_versions(directory.environment()["packages"]):
                 console.print(f"packages that changed since the start: {', '.join(versions)}")
         with InterruptHandler() as interrupts:
-            meters = MeterList([entry.component() for entry in registry.all("meter").values()])  # type: ignore[misc]
+            meters = MeterList([entry.component() for entry in registry.all("meter").values()])  # type: ignore[call-arg, misc]
             evaluations = Evaluations(meters, directory, inputs_at_hand.start_evaluations)
             callbacks = [
                 meters,

@@ -7,7 +7,7 @@
 Both train the same random model with the same method, optimizer and batch size on the same tokens, for one epoch and on
 one thread. They take turns in one process, so that a ratio compares neighbours in time. The interval is a bootstrap
 over pairs. Time runs from the first step to the last. `--set train.split_batches=true` compares with that key of the
-recipe set. With `--results`, each pair is kept when it has been measured, and the same command goes on where it was
+recipe set. With `--results`, each pair is kept when it has been measured, and the same command continues where it was
 interrupted. `--render` writes those in docs/training-speed.jsonl, or in `--results`, as a table into docs/costs.md.
 
 The rows are those of batches that are evenly spaced among 40 batches sorted by length, and `Trainer` sorts as many

@@ -40,7 +40,7 @@ class Measurement:
 
 
 class Results:
-    """The measurements in a file, one a line, so that an interrupted benchmark can go on.
+    """The measurements in a file, one a line, so that an interrupted benchmark can continue.
 
     Args:
         path: The file; None to keep nothing.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
+from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.tables import (
     BudgetConfig,
@@ -42,6 +43,7 @@ def test_every_table_is_strict_frozen_and_documented() -> None:
         *train,
         EvaluateConfig,
         EvaluationSet,
+        ProbeConfig,
         TrackConfig,
         WandbConfig,
     }
@@ -145,6 +147,7 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "full_splits": True,
         "selection_metric": None,
         "scoring": "sum",
+        "candidate_end": True,
         "max_new_tokens": 48,
         "num_beams": 1,
         "stop": (),

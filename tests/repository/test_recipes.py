@@ -57,7 +57,7 @@ def registry() -> Registry:
 
 
 def test_number_of_recipes() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (94 + len(OWN), 86 + len(OWN), 8, 15)
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (96 + len(OWN), 88 + len(OWN), 8, 15)
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
@@ -115,9 +115,10 @@ def test_sweeps_have_the_expected_number_of_studies(registry: Registry) -> None:
         missing = [each for each in grid.rejected if "no method is called" in each.reason]
         assert all(FIRST_PARTY["parallel_adapters"] in each.reason for each in missing)
         sizes[file.stem] = len(grid.studies) + len(missing)
-        assert {len(study.recipes) for study in grid.studies} == {3}
-        assert table.tune is not None
-    assert [*sizes] == ["emotion", "learning_efficiency", "pocket", "ranks"]
+        assert {len(study.recipes) for study in grid.studies} == {2 if file.stem == "quickstart" else 3}
+        assert (table.tune is None) == (file.stem in ("quickstart", "topic"))
+    assert [*sizes] == ["emotion", "learning_efficiency", "pocket", "quickstart", "ranks", "topic"]
+    assert (sizes["quickstart"], sizes["topic"]) == (3, 5)
     assert sizes["emotion"] == 5
     assert sizes["learning_efficiency"] == 5 * (4 + 2)
     # With built-in methods only; three models and three tasks.

@@ -85,7 +85,8 @@ def test_metadata_of_the_wheel(metadata: Message) -> None:
     assert metadata["Name"] == "peftkit"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"adapters", "data", "deepspeed", "dev", "figures", "math", "quant", "sweep", "tensorboard"}
+    extras = {"adapters", "data", "deepspeed", "dev", "docs", "figures", "harness", "ifeval", "math", "quant", "sweep"}
+    extras.add("tensorboard")
     assert set(metadata.get_all("Provides-Extra", [])) == extras
 
 

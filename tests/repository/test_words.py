@@ -63,7 +63,7 @@ def paths(*patterns: str) -> list[Path]:
 
 
 CODE = paths("peftkit/**/*.py", "plugins/**/*.py", "scripts/**/*.py", "tests/**/*.py")
-DOCUMENTS = paths("README.md", "CONTRIBUTING.md", "docs/**/*.md")
+DOCUMENTS = [path for path in paths("README.md", "CONTRIBUTING.md", "docs/**/*.md") if path.parent.name != "results"]
 
 
 @cache

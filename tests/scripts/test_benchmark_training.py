@@ -1,4 +1,4 @@
-"""The benchmark of training keeps what it has measured, goes on where it stopped, and writes a table."""
+"""The benchmark of training keeps what it has measured, continues where it stopped, and writes a table."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
-STAGES = ["quickstart", "test", "lint", "matrix", "scaffold", "fuzz", "build"]
+STAGES = ["quickstart", "test", "lint", "matrix", "scaffold", "fuzz", "docs", "build"]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_ci_runs_every_stage_but_the_long_ones(dev: ModuleType, monkeypatch: pyt
     monkeypatch.setattr(dev, "_job", job)
     dev.ci([dev.MAIN, dev.ADAPTERS])
     assert ran[0] == ("quickstart", "all")
-    assert {stage for stage, _ in ran[-2:]} == {"scaffold", "build"}  # nothing runs while they change files
+    assert {stage for stage, _ in ran[-3:]} == {"scaffold", "docs", "build"}  # nothing runs while they change files
     assert len(ran) == len(set(ran))
     assert {stage for stage, _ in ran} == {*STAGES} == dev.STAGES.keys() - {"exhaustive", "results", "ci"}
     both = [stage for stage, line in ran if line == "4.57"]

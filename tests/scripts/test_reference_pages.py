@@ -44,14 +44,14 @@ def test_every_component_has_a_page_with_its_options(pages: dict[str, str]) -> N
 def test_every_key_of_a_recipe_is_listed_with_its_meaning(pages: dict[str, str]) -> None:
     sections = {part.split("\n")[0]: part for part in pages["recipe.md"].split("\n## ")[1:]}
     tables = {name: model for name, field in Recipe.model_fields.items() if isinstance(model := field.annotation, type)}
-    found = 0
+    listed = 0
     for name, model in tables.items():
         if issubclass(model, ConfigTable):
             for key, field in model.model_fields.items():
                 if not (isinstance(field.annotation, type) and issubclass(field.annotation, ConfigTable)):
                     assert f"| `{key}`" in sections[name] or f"{name}.{key}" in sections, f"{name}.{key}"
-                    found += 1
-    assert found > 50
+                    listed += 1
+    assert listed > 50
     rows = [line for line in pages["recipe.md"].splitlines() if line.startswith("| `") and line.count(" | ") >= 3]
     assert [row for row in rows if row.endswith("|  |")] == []
 

@@ -40,14 +40,14 @@ class RetentionAdvice:
         candidates = [name for name, probability in self.within.items() if probability >= SURE]
         undecided = {name: p for name, p in self.within.items() if 1 - SURE < p < SURE}
         excluded = [name for name, probability in self.within.items() if probability <= 1 - SURE]
-        of = f"of {self.forgetting.metric} on {self.forgetting.probe}"
+        unit = f"of {self.forgetting.metric} on {self.forgetting.probe}"
         if candidates:
-            yield f"Forget at most {most} {of}, with a probability of at least 95 %: {comma_separated(candidates)}."
+            yield f"Forget at most {most} {unit}, with a probability of at least 95 %: {comma_separated(candidates)}."
         else:
-            yield f"No method forgets at most {most} {of} with a probability of at least 95 %."
+            yield f"No method forgets at most {most} {unit} with a probability of at least 95 %."
         if undecided:
             named = comma_separated([f"{name} ({format_percent(p)})" for name, p in undecided.items()])
-            yield f"Undecided, and not ranked: {named}; more seeds or more examples of the probe would tell."
+            yield f"Undecided, and not ranked: {named}; more seeds or more examples of the probe may decide it."
         if excluded:
             yield f"Forget more, with a probability of at least 95 %: {comma_separated(excluded)}."
         if single := [name for name in self.forgetting.runs if name not in self.within]:
