@@ -223,6 +223,10 @@ JOBS = (
 """
 
 
+BY_LINE = ("test", "matrix", "fuzz", "docs")
+"""The stages that run in the environment of a line of transformers."""
+
+
 def ci(environments: Sequence[Environment]) -> None:
     """Run everything a change must pass: quickstart, then all stages but exhaustive and results, two at a time."""
     with ThreadPoolExecutor() as pool:
@@ -234,7 +238,7 @@ def ci(environments: Sequence[Environment]) -> None:
         for each in waited:
             each.result()
     for jobs in JOBS:
-        chosen = [(e, stage) for e, stage in jobs if e in environments or stage not in ("test", "matrix", "fuzz")]
+        chosen = [(e, stage) for e, stage in jobs if e in environments or stage not in BY_LINE]
         with ThreadPoolExecutor(min(2, processes())) as pool:
             failures = [failure for failure in pool.map(_job, chosen) if failure]
         if failures:

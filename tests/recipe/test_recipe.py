@@ -157,6 +157,16 @@ DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {
         "num_return_sequences": 1,
         "set": (),
     },
+    ProbeConfig: {
+        "name": "x",
+        "split": None,
+        "path": "x.csv",
+        "task": {},
+        "metric": None,
+        "examples": None,
+        "max_source_length": None,
+        "max_target_length": None,
+    },
     TrackConfig: {"to": ("wandb",), "project": "peftkit", "tags": ()},
     WandbConfig: {"mode": "offline"},
 }
@@ -169,7 +179,7 @@ def test_defaults_of_all_keys(valid_recipe: str, folder: Path, registry: Registr
     train = recipe.train
     read: list[BaseModel] = [recipe.run, recipe.evaluate, recipe.track, recipe.track.wandb, train]
     read += [train.budget, train.checkpoint, train.deepspeed, ModelConfig(name="m"), EarlyStoppingConfig(patience=1)]
-    read.append(EvaluationSet(name="x", split="test"))
+    read += [EvaluationSet(name="x", split="test"), ProbeConfig(name="x", path="x.csv")]
     for table in read:
         values = {key: value for key, value in table if not isinstance(value, BaseModel)}
         assert values == DEFAULTS[type(table)]

@@ -44,12 +44,12 @@ def test_ci_runs_every_stage_but_the_long_ones(dev: ModuleType, monkeypatch: pyt
     assert len(ran) == len(set(ran))
     assert {stage for stage, _ in ran} == {*STAGES} == dev.STAGES.keys() - {"exhaustive", "results", "ci"}
     both = [stage for stage, line in ran if line == "4.57"]
-    assert sorted(both) == ["fuzz", "matrix", "test"]
-    assert {(stage, "5") for stage in both} < {*ran}
+    assert sorted(both) == ["docs", "fuzz", "matrix", "test"]
+    assert {(stage, "5") for stage in both if stage != "docs"} < {*ran}
     ran.clear()
     dev.ci([dev.MAIN])
     assert {line for _, line in ran} == {"all", "5"}
-    assert {stage for stage, _ in ran} == {*STAGES}
+    assert {stage for stage, _ in ran} == {*STAGES} - {"docs"}  # of the environment that has all plugins
 
 
 def test_failing_jobs_fail_ci_and_their_output_is_printed(
