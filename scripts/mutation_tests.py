@@ -60,10 +60,10 @@ ROOMS = {
     ),
     "macs": Room(("peftkit/macs/*.py",), ("tests/macs",)),
     "statistics": Room(
-        ("peftkit/compare/statistics/*.py", "peftkit/compare/posterior_inputs.py", "peftkit/compare/required_runs.py"),
+        ("peftkit/compare/statistics/*.py", "peftkit/compare/posterior_inputs.py", "peftkit/compare/power_analysis.py"),
         (
             "tests/compare/statistics",
-            "tests/compare/test_required_runs.py",
+            "tests/compare/test_power_analysis.py",
             "tests/compare/test_posterior_inputs.py",
         ),
     ),

@@ -24,7 +24,6 @@ import peftkit
 from peftkit.components import callback, family_services, objective, objective_context, preset, search_space, types
 from peftkit.components.component import Component
 from peftkit.components.lazy_number import ReadLater
-from peftkit.components.model_parts import target_modules
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.messages.type_names import describe_field
@@ -38,7 +37,7 @@ of each kind. This page is generated from the code: `python scripts/plugin_refer
 
 All names are imported from `peftkit`, except the types of `peftkit.components.family_services`,
 `peftkit.components.objective`, `peftkit.components.objective_context` and `peftkit.components.types`, those of
-`peftkit.components.search_space`, `peftkit.components.model_parts.target_modules` and `peftkit.testing`, and
+`peftkit.components.search_space`, `peftkit.components.model_parts.module_name_checks` and `peftkit.testing`, and
 [what built-in components share](#what-built-in-components-share). Other modules and names may change without notice.
 """
 BEFORE_CLASSES = """## Base classes
@@ -317,10 +316,10 @@ def document() -> str:
     parts += [f"## Search ranges\n\nIn `peftkit.components.search_space`:\n\n{table(('name', ''), ranges)}"]
     markers = [
         (code(name), paragraphs(inspect.getdoc(value) or ""))
-        for name, value in vars(target_modules).items()
-        if isinstance(value, type) and issubclass(value, target_modules.NamesInModel)
+        for name, value in vars(module_name_checks).items()
+        if isinstance(value, type) and issubclass(value, module_name_checks.NamesInModel)
     ]
-    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.model_parts.target_modules`:\n"]
+    parts += ["## Options that name parts of a model\n\nIn `peftkit.components.model_parts.module_name_checks`:\n"]
     parts += [table(("name", ""), markers)]
     return "\n".join(parts)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from peftkit.components import ApplyContext, Method, ModelKind, RunSpec
 from peftkit.components.model_parts.head_parameters import unfreeze_head
-from peftkit.components.model_parts.target_modules import check_names
+from peftkit.components.model_parts.module_name_checks import check_names
 from peftkit.errors import InputError, ModelError
 from peftkit.models import FAMILIES
 from peftkit.models.checkpoints.load_errors import explain_load_errors
@@ -23,7 +23,7 @@ from peftkit.models.checkpoints.text_models import text_model_config
 from peftkit.models.heads.classification_head import parameters_not_in_checkpoint
 from peftkit.models.parameter_counts import count_parameters
 from peftkit.monitor.verbosity import quiet_libraries
-from peftkit.recipe.resolve import model_kind, model_path
+from peftkit.recipe.model_names import model_kind, model_path
 
 STEPS = 100
 """The number of training steps that the method is applied with."""

@@ -12,7 +12,7 @@ from peftkit.analysis.task_candidates import TaskCandidate, describe_candidate, 
 from peftkit.components import Method, ModelKind, RunSpec, TaskKind
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import BUILT_IN_MODELS, model_config, model_kind
+from peftkit.recipe.model_names import BUILT_IN_MODELS, model_config, model_kind
 
 METHODS = ("lora", "full", "ia3", "prefix_tuning", "bitfit", "head_only", "prompt_tuning")
 """The methods that a first comparison would try, the most useful first; those that the model supports are used."""

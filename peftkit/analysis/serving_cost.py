@@ -14,7 +14,7 @@ from peftkit.errors import InputError, summarize_error
 from peftkit.macs.eager_attention import eager_attention
 from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
-from peftkit.models.decoding.shared_cache import CacheNotShareable, accepts_argument, base_for_cache, cache_row_bytes
+from peftkit.models.decoding.prefix_cache import CacheNotShareable, accepts_argument, base_for_cache, cache_row_bytes
 from peftkit.models.load_base_model import apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe import Recipe

@@ -13,7 +13,7 @@ from peftkit.components import ModelKind, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
-from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.model_names import model_config, model_kind
 
 DOUBT = 0.15
 """How much worse another reading of the data may be than the best for it to be worth a question."""

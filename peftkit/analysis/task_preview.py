@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.analysis.data_report import (
+from peftkit.analysis.data_quality import (
     REPORTED_ROWS,
     SplitInputs,
     describe_answers,

@@ -87,7 +87,7 @@ def model_names(prefix: str, **_: Any) -> dict[str, str]:
     Returns:
         The names with their help.
     """
-    from peftkit.recipe.resolve import BUILT_IN_MODELS
+    from peftkit.recipe.model_names import BUILT_IN_MODELS
 
     folder = prefix[: prefix.rfind("/") + 1]
     names = dict.fromkeys(BUILT_IN_MODELS, "built-in model")
@@ -175,7 +175,7 @@ def _recipe_keys(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 def _components(args: argparse.Namespace) -> dict[str, Any]:
     """The classes of the recipe's task and method, as far as the recipe can be read."""
-    from peftkit.recipe.raw_recipe import load_raw
+    from peftkit.recipe.recipe_file import load_raw
 
     recipe = getattr(args, "recipe", None) or next(iter(getattr(args, "recipes", None) or ()), None)
     with suppress(PeftkitError):

@@ -1,6 +1,6 @@
 """Digests of a run's inputs: rows, files of the base model, files named in the recipe, source code of plugins.
 
-They are saved with every checkpoint; ``peftkit.train.resume_checks`` compares them.
+They are saved with every checkpoint; ``peftkit.train.resume`` compares them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftkit.models import BoundObjective, ModelFamily
 from peftkit.models.load_base_model import load_objective
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.run_directory import RunDirectory
 
 WITHOUT_EFFECT = ("generation_config.json", "README.txt", "LICENSE.txt", "trainer_state.json", "all_results.json")

@@ -18,7 +18,7 @@ from peftkit.components import Component, Objective
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 
 TOKENIZER_FILES = (".json", ".txt", ".model", ".spm", ".codes", ".bpe", ".tokenizer", ".tiktoken", ".jinja")
 """Extensions of the files of tokenizers."""

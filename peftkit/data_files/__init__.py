@@ -18,8 +18,8 @@ from peftkit.data_files.file_options import (
     check_delimiter,
     check_encoding_name,
 )
+from peftkit.data_files.format_detection import ConllGuess, guess_conll, guess_options, guess_sample_by
 from peftkit.data_files.json_rows import JsonFloat, format_json, parse_json
-from peftkit.data_files.layout_guess import ConllGuess, guess_conll, guess_options, guess_sample_by
 from peftkit.data_files.parquet import ipc_bytes, read_parquet_table
 from peftkit.data_files.prediction_inputs import check_inherited_encoding, read_prediction_inputs
 from peftkit.data_files.readers import (

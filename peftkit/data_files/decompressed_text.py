@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, cast
 
-from peftkit.data_files.text_encodings import guess_encoding, marked_encoding
+from peftkit.data_files.charset_detection import guess_encoding, marked_encoding
 from peftkit.data_files.zip_archives import open_member, split_member
 from peftkit.errors import InputError, summarize_error
 

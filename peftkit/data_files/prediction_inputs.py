@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.argument_names import format_argument
+from peftkit.data_files.charset_detection import is_other_utf8
 from peftkit.data_files.decompressed_text import HEAD, decode_lines, open_binary, open_text
 from peftkit.data_files.file_options import DEFAULT_OPTIONS, FileOptions
 from peftkit.data_files.readers import file_format, only_data_file, read_rows
 from peftkit.data_files.saved_datasets import read_saved_dataset
-from peftkit.data_files.text_encodings import is_other_utf8
 from peftkit.data_files.zip_archives import is_archive, normalize_member
 from peftkit.errors import InputError
 

@@ -20,7 +20,7 @@ from peftkit.data.input_files import file_states
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import make_accelerator, shutdown
 from peftkit.evaluate.baselines import BaselineScores, compute_baselines
-from peftkit.evaluate.start_evaluation import StartEvaluations
+from peftkit.evaluate.initial_evaluation import StartEvaluations
 from peftkit.models.checkpoints.revisions import pin_revisions, resolve_revisions
 from peftkit.models.load_base_model import LoadedBase, load_base
 from peftkit.recipe import Recipe

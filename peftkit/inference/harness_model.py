@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftkit.inference.finished_run import FinishedRun
 from peftkit.models.batches.padding import pad_sequences
-from peftkit.models.decoding.generation_cache import generate
+from peftkit.models.decoding.kv_cache_check import generate
 
 
 class RunWithoutTying(nn.Module):

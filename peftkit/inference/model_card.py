@@ -10,7 +10,7 @@ from typing import Any
 from peftkit.evaluate.wilson_interval import wilson_interval
 from peftkit.models import FAMILIES
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import BUILT_IN_MODELS, HUB_ID
+from peftkit.recipe.model_names import BUILT_IN_MODELS, HUB_ID
 from peftkit.run_directory import RunDirectory
 
 
@@ -97,7 +97,7 @@ def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -
     imports = ["import torch", f"from transformers import {auto_class}"]
     if name in BUILT_IN_MODELS:
         imports, base = (
-            ["from peftkit.recipe.resolve import model_path", *imports],
+            ["from peftkit.recipe.model_names import model_path", *imports],
             base.replace(repr(name), f"model_path({name!r})"),
         )
     library = "transformers" if merged else recipe.method.loaded_by

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from peftkit.errors import InputError, RunError
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.inference.save_merged import merge_model
-from peftkit.models.decoding.generation_cache import generate
+from peftkit.models.decoding.kv_cache_check import generate
 from peftkit.monitor.collect_env import collect_environment
 from peftkit.oom import is_oom
 from peftkit.plugins import Registry

@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.model_parts.head_parameters import covering_modules
-from peftkit.components.model_parts.overlapping_options import find_overlaps
-from peftkit.components.model_parts.target_modules import (
+from peftkit.components.model_parts.module_name_checks import (
     ModulePatterns,
     format_changed_options,
     is_named,
     naming_options,
 )
+from peftkit.components.model_parts.overlapping_options import find_overlaps
 from peftkit.errors import InputError, comma_separated, summarize_error
 from peftkit.methods.peft_config import HEAD_TASK_TYPES, TASK_TYPES, SubConfig, find_rejected_options
 from peftkit.methods.peft_schema import constants

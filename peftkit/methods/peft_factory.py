@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import BaseModel, Field
 
 from peftkit.components.component import LazyComponent
-from peftkit.components.model_parts.target_modules import PEFT_NAME_OPTIONS, ModulePatterns
+from peftkit.components.model_parts.module_name_checks import PEFT_NAME_OPTIONS, ModulePatterns
 from peftkit.components.options.library_options import Option, python_type
 from peftkit.methods.adalora import AdaLora
 from peftkit.methods.adamss import Adamss

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from peftkit.components import Metric
 from peftkit.hookspecs import hookimpl
-from peftkit.metrics.answers.answer_scores import Squad
 from peftkit.metrics.answers.extracted_answers import ExtractedMatch, MajorityAtK, PassAtK, Unextractable
 from peftkit.metrics.answers.instruction_following import InstructionFollowing
+from peftkit.metrics.answers.squad_metrics import Squad
 from peftkit.metrics.base import EvaluateMetric
 from peftkit.metrics.classification import (
     F1,

@@ -25,7 +25,7 @@ from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.types import CandidateScores, TokenizedRow
 from peftkit.models.batches.padding_check import ignores_padding
 from peftkit.models.decoding.candidate_tree import CandidateTree
-from peftkit.models.decoding.shared_cache import base_for_cache
+from peftkit.models.decoding.prefix_cache import base_for_cache
 from peftkit.models.family import ModelFamily
 from peftkit.models.heads.chunked_logprobs import Target, target_logprobs
 from peftkit.models.token_losses import tolerance

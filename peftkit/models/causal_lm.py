@@ -21,10 +21,10 @@ from peftkit.models.candidate_scoring import (
     batch_by_length,
     limits,
 )
-from peftkit.models.conversation_template import ConversationTemplate
+from peftkit.models.chat_template import ConversationTemplate
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
 from peftkit.models.decoding.decoder_generation import PromptContinuation
-from peftkit.models.decoding.shared_cache import (
+from peftkit.models.decoding.prefix_cache import (
     CacheNotShareable,
     SharedPrompt,
     accepts_argument,
@@ -39,8 +39,8 @@ from peftkit.models.decoding.shared_cache import (
 )
 from peftkit.models.heads.target_positions import find_output_layer, select_positions
 from peftkit.models.lengths.truncation import truncate_start
-from peftkit.models.prompt_and_target import Prompt, append_eos, ids_after_prompt
-from peftkit.models.text_encoding import embedding_size, read_generated, token_ids
+from peftkit.models.prompt_tokenization import Prompt, append_eos, ids_after_prompt
+from peftkit.models.special_tokens import embedding_size, read_generated, token_ids
 from peftkit.models.token_losses import sum_logprobs
 
 

@@ -16,11 +16,11 @@ from peftkit.errors import LengthError, RowError, summarize_error
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
-from peftkit.models.decoding.shared_cache import accepts_argument
+from peftkit.models.decoding.prefix_cache import accepts_argument
 from peftkit.models.family import ModelFamily
 from peftkit.models.lengths.truncation import truncate_context, truncate_pairs
 from peftkit.models.lengths.windows import tokenize_windows
-from peftkit.models.text_encoding import check_candidates_differ
+from peftkit.models.special_tokens import check_candidates_differ
 from peftkit.models.token_losses import at_least_float32, tolerance
 
 AVERAGED = "averaged"

@@ -21,7 +21,7 @@ from peftkit.models.batches.text_states import TextStates, no_model_file
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.length_limits import check_min_length
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
-from peftkit.models.text_encoding import (
+from peftkit.models.special_tokens import (
     SpecialTokens,
     check_candidates_differ,
     decode_generated,

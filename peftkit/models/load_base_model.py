@@ -17,7 +17,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.model_parts.head_parameters import unfreeze_head
-from peftkit.components.model_parts.target_modules import check_names
+from peftkit.components.model_parts.module_name_checks import check_names
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import ObjectiveSettings
 from peftkit.distributed.device_requirements import quantization_problem
@@ -43,8 +43,8 @@ from peftkit.models.method_errors import check_weights, explain_method_errors, w
 from peftkit.models.parameter_counts import count_parameters
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
-from peftkit.recipe.raw_recipe import format_key
-from peftkit.recipe.resolve import architectures_problem, is_local_model, model_kind, model_path
+from peftkit.recipe.model_names import architectures_problem, is_local_model, model_kind, model_path
+from peftkit.recipe.recipe_file import format_key
 
 UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
 """Heads, which are new or tied to embeddings, and so stay unquantized."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.components import Method
-from peftkit.components.model_parts.target_modules import format_changed_options
+from peftkit.components.model_parts.module_name_checks import format_changed_options
 from peftkit.errors import InputError, PeftkitError, PluginError, StopRequested, summarize_error
 from peftkit.oom import is_oom
 

@@ -23,12 +23,12 @@ from peftkit.models.candidate_scoring import (
     limits,
 )
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
-from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.kv_cache_check import generate
+from peftkit.models.decoding.prefix_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.decoding.sampling import make_processors
-from peftkit.models.decoding.shared_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
-from peftkit.models.prompt_and_target import append_eos
-from peftkit.models.text_encoding import (
+from peftkit.models.prompt_tokenization import append_eos
+from peftkit.models.special_tokens import (
     SpecialTokens,
     detect_special_tokens,
     find_decoder_start_id,

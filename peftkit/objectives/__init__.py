@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from peftkit.components import Objective
 from peftkit.hookspecs import hookimpl
-from peftkit.objectives.answer_spans import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.chat_completion import ChatCompletion
 from peftkit.objectives.completions import ChoiceRanking, FreeGeneration, LabelRanking
 from peftkit.objectives.contrastive import ContrastiveEmbedding
 from peftkit.objectives.heads import ClassificationHead, MultipleChoiceHead
 from peftkit.objectives.language_modeling import CausalLanguageModeling, ConditionalLanguageModeling
 from peftkit.objectives.multi_label import MultiLabelGeneration, MultiLabelHead
+from peftkit.objectives.question_answering import SpanQaGeneration, SpanQaHead
 from peftkit.objectives.regression import NumberGeneration, RegressionHead
 from peftkit.objectives.similarity import SimilarityEmbedding
-from peftkit.objectives.word_tags import TokenTaggingHead
+from peftkit.objectives.token_classification import TokenTaggingHead
 
 __all__ = [
     "CausalLanguageModeling",

@@ -15,7 +15,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.errors import RowError
-from peftkit.objectives.text_vectors import VectorObjective, model_prompts
+from peftkit.objectives.sentence_embedding import VectorObjective, model_prompts
 from peftkit.text_normalization import collapse_blanks
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.objectives.regression import RegressionObjective, read_targets
-from peftkit.objectives.text_vectors import VectorObjective
+from peftkit.objectives.sentence_embedding import VectorObjective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """Recipes: TOML files or Python values in, a validated, frozen ``Recipe`` with its components out.
 
-``raw_recipe`` reads the files, ``build_recipe`` takes Python values, ``recipe`` and ``tables`` define the tables,
+``recipe_file`` reads the files, ``build_recipe`` takes Python values, ``recipe`` and ``tables`` define the tables,
 ``component_validation`` validates those of components, ``compatibility`` checks them against each other, and
 ``messages`` turns validation errors into messages with file, line and key.
 """

@@ -14,8 +14,8 @@ from peftkit.errors import Problem, RecipeError
 from peftkit.plugins import Kind, Registry, load_registry
 from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.load_recipe import find_invalid_keys, validate_recipe
-from peftkit.recipe.raw_recipe import MAX_DEPTH, format_key, raw_from_tables
 from peftkit.recipe.recipe import Recipe
+from peftkit.recipe.recipe_file import MAX_DEPTH, format_key, raw_from_tables
 from peftkit.recipe.toml_lines import KeyPath
 
 NAMED = ("model", "task", "method", "objective")

@@ -14,10 +14,10 @@ from peftkit.plugins import Registry
 from peftkit.recipe.compatibility import Conflict
 from peftkit.recipe.evaluation_tasks import EvaluationTask, name_of_table
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
+from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.resolve import model_config, model_kind
 from peftkit.recipe.tables import EvaluationSet
 from peftkit.recipe.toml_lines import KeyPath
 

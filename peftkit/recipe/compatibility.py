@@ -14,10 +14,10 @@ from peftkit.recipe.conflicts.evaluation_conflicts import companion_conflicts, s
 from peftkit.recipe.conflicts.optimizer_conflicts import optimizer_conflicts
 from peftkit.recipe.conflicts.unused_options import unused_options
 from peftkit.recipe.deepspeed import sharding_conflicts
+from peftkit.recipe.model_names import is_local_model, model_kind, text_config
 from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.probes.probe_conflicts import probe_conflicts
 from peftkit.recipe.recipe import LOSS, Recipe
-from peftkit.recipe.resolve import is_local_model, model_kind, text_config
 from peftkit.recipe.tables import TrainConfig, parse_interval
 from peftkit.recipe.toml_lines import KeyPath
 

@@ -19,13 +19,13 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
 from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.evaluation_tasks import task_tables
-from peftkit.recipe.messages.error_messages import Messages, describe_errors, to_json, type_mismatches
 from peftkit.recipe.messages.type_names import Components, aliases, format_value
+from peftkit.recipe.messages.validation_errors import Messages, describe_errors, to_json, type_mismatches
+from peftkit.recipe.model_names import model_config
 from peftkit.recipe.partial_recipe import known, partial_recipe
 from peftkit.recipe.probes.probe_tasks import probe_tables
-from peftkit.recipe.raw_recipe import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.resolve import model_config
+from peftkit.recipe.recipe_file import MigratedKey, RawRecipe, format_key, load_raw, override_file
 from peftkit.recipe.toml_lines import KeyPath
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from peftkit.components import Component
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_validation import LISTED
-from peftkit.recipe.messages.error_messages import key_path, to_json
+from peftkit.recipe.messages.validation_errors import key_path, to_json
+from peftkit.recipe.model_names import BUILT_IN_MODELS
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.resolve import BUILT_IN_MODELS
 from peftkit.recipe.sections.config_table import ConfigTable
 from peftkit.recipe.toml_lines import KeyPath
 

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from peftkit.file_formats import DEFAULT_TRACKERS
+from peftkit.recipe.model_names import validate_model_name
 from peftkit.recipe.optimizer_names import validate_optimizer_name
-from peftkit.recipe.resolve import validate_model_name
 from peftkit.recipe.sections.config_table import ConfigTable
 from peftkit.recipe.sections.generation import GenerationKeys
 

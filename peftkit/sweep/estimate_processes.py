@@ -102,7 +102,7 @@ def _estimate(connection: Connection) -> None:
     from peftkit.analysis.work_estimate import WorkEstimator
     from peftkit.plugins import load_registry
     from peftkit.recipe.load_recipe import validate_recipe
-    from peftkit.recipe.raw_recipe import raw_from_tables
+    from peftkit.recipe.recipe_file import raw_from_tables
 
     registry = load_registry()
     estimator = WorkEstimator(registry)

@@ -17,7 +17,7 @@ from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
-from peftkit.recipe.raw_recipe import load_raw, override_file
+from peftkit.recipe.recipe_file import load_raw, override_file
 from peftkit.recipe.tables import RunConfig
 from peftkit.sweep.sweep_file import SweepConfig
 

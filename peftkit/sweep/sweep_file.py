@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from peftkit.components import Range, SearchSpace
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated, did_you_mean, similar_file
 from peftkit.file_formats import SWEEP_KEYS, rename_keys
-from peftkit.recipe.messages.error_messages import to_json
-from peftkit.recipe.raw_recipe import format_key
+from peftkit.recipe.messages.validation_errors import to_json
+from peftkit.recipe.recipe_file import format_key
 from peftkit.recipe.sections.config_table import ConfigTable
 from peftkit.recipe.toml_lines import KeyPath, key_positions
 

@@ -99,8 +99,8 @@ def serve(connection: Connection) -> None:
         connection: Gets a ``Request``, and sends the exit code of the run; or None, before this process ends, if the
             run needs other inputs, or they cannot be loaded.
     """
+    from peftkit.evaluate.initial_evaluation import StartEvaluations
     from peftkit.evaluate.shared_inputs import SharedInputs
-    from peftkit.evaluate.start_evaluation import StartEvaluations
     from peftkit.sweep.worker_main import run_recipe
 
     fork = multiprocessing.get_context("fork")

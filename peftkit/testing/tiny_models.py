@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from peftkit.components import ApplyContext, ModelKind, RunSpec
-from peftkit.recipe.resolve import BUILT_IN_MODELS, model_config, model_kind, model_path
+from peftkit.recipe.model_names import BUILT_IN_MODELS, model_config, model_kind, model_path
 
 VOCABULARY = 64
 _SPECIAL = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}

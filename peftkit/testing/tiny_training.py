@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from peftkit.components import Method
 from peftkit.components.model_parts.head_parameters import unfreeze_head
-from peftkit.components.model_parts.target_modules import check_names
+from peftkit.components.model_parts.module_name_checks import check_names
 from peftkit.models.method_errors import check_weights, weighted_layers
 from peftkit.testing.tiny_models import STEPS, architecture_kind, batch, context, head_parameters, tiny_model
 

@@ -13,7 +13,7 @@ from peftkit.data.probes.prepared_probe import PreparedProbe
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.distributed.accelerator import run_on_main
 from peftkit.evaluate.evaluator import GENERATED_TOKENS, SplitResult, evaluate
-from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
+from peftkit.evaluate.initial_evaluation import StartEvaluation, StartEvaluations, fingerprint
 from peftkit.models import BoundObjective
 from peftkit.run_directory import RunDirectory
 from peftkit.train.callbacks import LoopCallback, MeterList

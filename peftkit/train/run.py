@@ -55,7 +55,7 @@ from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import REUSED, Evaluations
 from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
-from peftkit.train.resume_checks import changed_versions, check_inputs, find_run_to_resume
+from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.steps.reference_passes import ReferencePasses
 from peftkit.train.stop_signals import InterruptHandler

@@ -85,7 +85,7 @@ def list_runs(folder: Path, number: int) -> None:
     from peftkit.plugins import load_registry
     from peftkit.recipe import dump_recipe, load_recipe
     from peftkit.run_directory import RunDirectory
-    from peftkit.train.resume_checks import find_run_to_resume
+    from peftkit.train.resume import find_run_to_resume
 
     registry = load_registry()
     file = folder.parent / "x.toml"

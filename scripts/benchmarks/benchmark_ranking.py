@@ -23,7 +23,7 @@ from peftkit.components import Example
 from peftkit.models import FAMILIES, ModelFamily, TokenizedRow
 from peftkit.models.candidate_scoring import CachedScorer
 from peftkit.plugins import load_registry
-from peftkit.recipe.resolve import model_kind, model_path
+from peftkit.recipe.model_names import model_kind, model_path
 
 MODELS = ("pocket-t5", "pocket-decoder")
 SIZES = (1, 8, 32)

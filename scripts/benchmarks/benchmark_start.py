@@ -118,7 +118,7 @@ def main() -> None:
 
 def compare_runs(folder: Path, rounds: int) -> None:
     """Print how long runs and scripts take beside training and evaluation."""
-    from peftkit.recipe.resolve import model_path
+    from peftkit.recipe.model_names import model_path
 
     for split, rows in (("train", ROWS), ("dev", 8), ("test", 8)):
         lines = [

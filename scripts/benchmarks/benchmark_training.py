@@ -52,7 +52,7 @@ from peftkit.models.load_base_model import init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 
 BATCH = 8
 LABELS = ("yes", "no", "maybe")

@@ -12,7 +12,7 @@ from peftkit.analysis.task_candidates import TaskCandidate
 from peftkit.components.types import TaskMatch
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.resolve import BUILT_IN_MODELS
+from peftkit.recipe.model_names import BUILT_IN_MODELS
 
 
 @pytest.mark.parametrize("model", BUILT_IN_MODELS)

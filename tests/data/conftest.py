@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from peftkit.models import BoundObjective
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import bind_objective
 
 

@@ -16,7 +16,7 @@ from peftkit.components import ModelKind
 from peftkit.data.batch_splitter import BatchSplitter, PassCosts, exact_splitter, group_similar_lengths, pass_costs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.padding import TARGET_COLUMNS
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import Make, bind_objective, tiny
 
 FREE = PassCosts(0.0, {TARGET_COLUMNS: 0.5})

@@ -29,7 +29,7 @@ from peftkit.models.load_base_model import load_objective
 from peftkit.plugins import BASE_CLASSES, Entry, Registry
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
-from peftkit.train.resume_checks import check_inputs
+from peftkit.train.resume import check_inputs
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 

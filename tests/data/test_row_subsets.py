@@ -26,7 +26,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
 from peftkit.train.run import run
 from tests.tiny_runs import Make
-from tests.train.test_resume_checks import OPTIONS, outcome
+from tests.train.test_resume import OPTIONS, outcome
 from tests.train.test_trainer import rows_of
 
 BOTH = ("bootstrap", "subset")

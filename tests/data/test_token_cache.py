@@ -16,7 +16,7 @@ from peftkit.data.token_cache import fingerprint
 from peftkit.data.tokenized_split import tokenize_split
 from peftkit.models import BoundObjective
 from peftkit.objectives import LabelRanking
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.tasks.sources.arrow_columns import make_dataset
 from tests.tiny_runs import ColourChoice, Colours
 

@@ -29,7 +29,7 @@ from peftkit.errors import InputError, PluginError
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_objective
 from peftkit.objectives import LabelRanking
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.tasks.multiple_choice import MultipleChoice
 from peftkit.text_normalization import text_hash
 from tests.data.test_examples import Wrong

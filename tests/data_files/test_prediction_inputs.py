@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.data_files import FileOptions, check_inherited_encoding, read_prediction_inputs
-from peftkit.data_files.text_encodings import is_other_utf8
+from peftkit.data_files.charset_detection import is_other_utf8
 from peftkit.errors import InputError
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from peftkit import Method
+from peftkit.components.model_parts.module_name_checks import ModuleNames, check_names, is_named, naming_options
 from peftkit.components.model_parts.overlapping_options import find_overlaps
-from peftkit.components.model_parts.target_modules import ModuleNames, check_names, is_named, naming_options
 from peftkit.errors import InputError
 from peftkit.methods.lora import Lora
 from peftkit.plugins import load_registry

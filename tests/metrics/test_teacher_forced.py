@@ -20,7 +20,7 @@ from peftkit.evaluate.evaluator import evaluate
 from peftkit.metrics import BalancedAccuracy, TeacherForcedMatch
 from peftkit.plugins import Entry, Registry, load_registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import bind_objective
 
 NOT = "Hate speech is not present in the previous sentences."

@@ -16,7 +16,7 @@ from peftkit.components import ModelKind
 from peftkit.components.types import Row
 from peftkit.models import BoundObjective
 from peftkit.objectives import LabelRanking
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import ColourChoice, bind_objective, tiny
 
 EXAMPLES = [Example("sky", "blue", ("red", "blue")), Example("a stone", "red", ("red", "blue"))]

@@ -29,10 +29,10 @@ from peftkit import ApplyContext, Example, RunSpec
 from peftkit.models import FAMILIES, TokenizedRow, candidate_scoring
 from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, Limits, common_prefix_length
 from peftkit.models.causal_lm import CausalLM
-from peftkit.models.decoding.shared_cache import MIN_SHARED_TOKENS, CacheNotShareable, base_for_cache, common_length
+from peftkit.models.decoding.prefix_cache import MIN_SHARED_TOKENS, CacheNotShareable, base_for_cache, common_length
 from peftkit.models.seq2seq_lm import Seq2SeqLM
 from peftkit.plugins import load_registry
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.conftest import QUICK, slow_unless_quick
 from tests.tiny_runs import SIZES, SPECIAL, tiny
 

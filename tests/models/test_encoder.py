@@ -17,7 +17,7 @@ from transformers import (
 from peftkit import Example
 from peftkit.errors import RowError
 from peftkit.models.encoder import SequenceClassifier
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import tiny
 
 PAIRS = [

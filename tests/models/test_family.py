@@ -15,7 +15,7 @@ from peftkit.methods.lora import Lora
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.vera import Vera
 from peftkit.models import IGNORE_INDEX, BoundObjective, ModelFamily, TokenizedRow
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import bind_objective, tiny
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from peftkit.errors import InputError, ModelError, RecipeError, RowError
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ContrastiveEmbedding
 from peftkit.objectives.contrastive import rank
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.testing import check_objective
 from peftkit.testing.run_checks import recipe_maker, registry_with
 from tests.tiny_runs import ColourDocuments, Quiet, tiny

@@ -13,7 +13,7 @@ from peftkit import Example
 from peftkit.components import Head
 from peftkit.models import BoundObjective
 from peftkit.objectives import ClassificationHead, MultipleChoiceHead
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.testing.tokenizers import tokenizer
 from tests.tiny_runs import ColourChoice, Colours, bind_objective, tiny
 

@@ -15,8 +15,8 @@ from peftkit.errors import InputError, PluginError
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.check_recipe import RecipeReport, check_method_options, check_recipe
-from peftkit.recipe.raw_recipe import KeyLocation, MigratedKey, RawRecipe
 from peftkit.recipe.recipe import Recipe
+from peftkit.recipe.recipe_file import KeyLocation, MigratedKey, RawRecipe
 
 
 class Picky(Method):

@@ -16,12 +16,12 @@ from peftkit.cli import main
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.cluster_executor import make_executor, submit
 from peftkit.sweep.grid import expand
 from peftkit.sweep.process_executor import Workers, visible_gpus
 from peftkit.sweep.scheduler import find_run
+from peftkit.sweep.submitit_executor import make_executor, submit
 from peftkit.sweep.sweep_file import read_sweep
-from peftkit.sweep.time_and_cost_estimate import estimate_sweep
+from peftkit.sweep.sweep_plan import estimate_sweep
 from tests.sweep.conftest import Written
 
 AXES = "[axes]\ntrain.learning_rate = [1e-3, 1e30]\nseed = [1]\n"

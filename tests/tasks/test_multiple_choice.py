@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from peftkit import Example, RowError
 from peftkit.data.examples import to_examples
 from peftkit.errors import InputError
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.tasks import DistractorGeneration, MultipleChoice, TextClassification, TextGeneration
 from peftkit.tasks.dataset_task import DatasetTask
 from tests.tasks.conftest import Rows, Write

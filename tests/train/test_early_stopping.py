@@ -16,7 +16,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.run import run
 from tests.tiny_runs import Make
-from tests.train.test_resume_checks import outcome
+from tests.train.test_resume import outcome
 
 NAN = math.nan
 

@@ -15,7 +15,7 @@ from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from peftkit.verify.verify_run import verify_run
 from tests.tiny_runs import Make, small_task
-from tests.train.test_resume_checks import outcome
+from tests.train.test_resume import outcome
 
 SPLITS = ("train", "dev", "test")
 

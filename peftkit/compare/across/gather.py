@@ -19,7 +19,7 @@ from peftkit.compare.posterior_inputs import fit_posterior
 from peftkit.compare.scores_by_cost import cost, has_cost, is_number, keep_measured, lower_is_better
 from peftkit.compare.verdict import BEATS_BASELINES
 from peftkit.errors import InputError, comma_separated
-from peftkit.recipe.resolve import BUILT_IN_MODELS
+from peftkit.recipe.model_names import BUILT_IN_MODELS
 from peftkit.run_directory import tuning_edges
 
 

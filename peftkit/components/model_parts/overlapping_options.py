@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from peftkit.components.model_parts.target_modules import block_of, is_named, matching, num_rows, weight_of
+from peftkit.components.model_parts.module_name_checks import block_of, is_named, matching, num_rows, weight_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
+from peftkit.answer_texts.answer_extraction import EXTRACTIONS, Extraction
 from peftkit.answer_texts.exact_numbers import are_equal_numbers
-from peftkit.answer_texts.extraction import EXTRACTIONS, Extraction
 from peftkit.components import Example, Metric, TaskKind
 from peftkit.components.types import RunSpec
 from peftkit.metrics.base import EvaluateMetric, mean, normalize

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.types import IGNORE_INDEX
 from peftkit.models.batches.collated_batch import CHOICES, CollatedBatch, choices_per_row, with_tensors
-from peftkit.models.text_encoding import embedding_size
+from peftkit.models.special_tokens import embedding_size
 
 TARGET_COLUMNS = "target_columns"
 """Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from peftkit.components import ModelKind
 from peftkit.errors import ModelError, summarize_error
-from peftkit.models.decoding.shared_cache import accepts_argument
+from peftkit.models.decoding.prefix_cache import accepts_argument
 from peftkit.models.family import ModelFamily
 from peftkit.models.lengths.length_limits import min_length
-from peftkit.models.text_encoding import embedding_size
+from peftkit.models.special_tokens import embedding_size
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from peftkit.models import ModelFamily
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """Settings that a model needs for more than generation."""

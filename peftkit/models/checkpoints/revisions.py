@@ -9,8 +9,8 @@ from typing import TypeVar
 from peftkit.errors import InputError
 from peftkit.hub_commits import resolve_commit
 from peftkit.recipe import Recipe
+from peftkit.recipe.model_names import is_local_model
 from peftkit.recipe.probes.probe_config import ProbeConfig
-from peftkit.recipe.resolve import is_local_model
 from peftkit.recipe.tables import EvaluationSet
 from peftkit.run_directory import RunDirectory
 

@@ -17,7 +17,7 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError
 from peftkit.models.checkpoints.loading_report import OUTPUT
 from peftkit.models.checkpoints.model_files import INDEX, WEIGHTS, checkpoint_keys, weight_map
-from peftkit.recipe.resolve import TEXT_MODEL_ARCHITECTURE, text_config
+from peftkit.recipe.model_names import TEXT_MODEL_ARCHITECTURE, text_config
 
 KEYS: Mapping[str, str] = {
     r"^(?:model\.)?(?:language_model|text_model)\.model\.": "model.",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from peftkit.components.types import RowSampling
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
-from peftkit.models.decoding.generation_cache import generate
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
+from peftkit.models.decoding.kv_cache_check import generate
 from peftkit.models.decoding.sampling import make_processors
 from peftkit.models.token_losses import tolerance
 

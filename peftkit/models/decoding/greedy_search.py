@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria
 
-from peftkit.models.decoding.shared_cache import base_for_cache
+from peftkit.models.decoding.prefix_cache import base_for_cache
 
 MIN_STEPS = 8
 """The rest of a batch continues by itself only if this many tokens may be left, since it is read again."""

@@ -16,7 +16,7 @@ from torch import nn
 from peftkit.components import ModelKind, Side
 from peftkit.errors import Problem, RecipeError
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
-from peftkit.models.text_encoding import side_config
+from peftkit.models.special_tokens import side_config
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components import Example
 from peftkit.errors import LengthError
 from peftkit.models.lengths import LONGER_SOURCES
-from peftkit.models.text_encoding import SpecialTokens
+from peftkit.models.special_tokens import SpecialTokens
 
 
 def truncate_context(

@@ -16,10 +16,10 @@ from peftkit.components import ModelKind, Range, SearchSpace
 from peftkit.errors import InputError, RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.sweep.grid import Grid, Layer, Study, expand, make_recipe, relocate_problems, to_overrides, unflatten
 from peftkit.sweep.sweep_file import MODEL_BASED_FROM, TuneConfig, read_sweep, to_search_space
-from peftkit.sweep.tuning.search_points import (
+from peftkit.sweep.tuning.samplers import (
     TOLERANCE,
     ModelBasedSearch,
     Point,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ca
 from pydantic import Field, create_model
 
 from peftkit import ApplyContext, Incompatibility, Method, RunSpec
-from peftkit.components.model_parts.target_modules import format_changed_options
+from peftkit.components.model_parts.module_name_checks import format_changed_options
 from peftkit.components.options.library_options import Option, python_type
 from peftkit.errors import InputError, summarize_error
 from peftkit_adapters.config_options import config_options

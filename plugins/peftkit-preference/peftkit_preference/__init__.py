@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from peftkit import Metric, Objective, Task, hookimpl
+from peftkit_preference.kto import Kto
 from peftkit_preference.pair_objectives import Dpo, SimPo
 from peftkit_preference.preference_tasks import PreferencePairs, UnpairedPreference
 from peftkit_preference.reward_metrics import LogpsAccuracy, RewardAccuracy, RewardAuc, RewardMargin
-from peftkit_preference.unpaired_objectives import Kto
 
 __all__ = [
     "Dpo",

@@ -284,7 +284,7 @@ def test_the_kl_estimate_is_over_all_rows_of_a_step(
         estimates.append(float(reference_point))
         return kto_loss(rewards, desirable, reference_point, weights)
 
-    monkeypatch.setattr("peftkit_preference.unpaired_objectives.kto_loss", spy)
+    monkeypatch.setattr("peftkit_preference.kto.kto_loss", spy)
     objective = Kto(beta=1.0, undesirable_weight=0.1)
     make_recipe = make(method("lora"), "llama", objective, unpaired)
     whole = train(make_recipe("whole", "train.learning_rate=2.0"), objective, unpaired)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftkit.compare.required_runs import Plan
+from peftkit.compare.power_analysis import Plan
 from peftkit.compare.statistics import Posterior, TrialScores, Tuning, fit
 from peftkit.compare.statistics import posterior as posterior_module
 from peftkit.compare.statistics.hierarchy import ChoiceEffect, SamplingEffort

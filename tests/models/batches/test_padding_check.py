@@ -12,7 +12,7 @@ import transformers as tf
 
 from peftkit import Example
 from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
-from peftkit.models.text_encoding import decode_generated
+from peftkit.models.special_tokens import decode_generated
 from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")

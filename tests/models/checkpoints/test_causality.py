@@ -14,7 +14,7 @@ import transformers as tf
 from peftkit.errors import ModelError
 from peftkit.models.checkpoints.causality import check_causality
 from peftkit.models.load_base_model import load_base
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import SIZES, SPECIAL, Make
 
 CONFIG: dict[str, Any] = {**SIZES, **SPECIAL, "max_position_embeddings": 256, "initializer_range": 0.1}

@@ -15,7 +15,7 @@ from peftkit.errors import ModelError
 from peftkit.models import FAMILIES
 from peftkit.models.checkpoints.forward_check import check_forward
 from peftkit.models.load_base_model import load_base
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import SIZES, SPECIAL, Make, tiny
 
 KINDS: tuple[ModelKind, ...] = ("encoder-decoder", "decoder", "encoder")

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from peftkit.components import ModelKind
 from peftkit.errors import ModelError
 from peftkit.models.load_base_model import apply_method, init_random_base, load_base
-from peftkit.recipe.resolve import model_config, model_kind, model_path, text_config
+from peftkit.recipe.model_names import model_config, model_kind, model_path, text_config
 from tests.tiny_runs import Make
 
 TEXT = {

@@ -18,7 +18,7 @@ from peftkit.models.checkpoints.transformers_versions import (
     restore_rope_fields,
     write_compatible_files,
 )
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 64}
 LAYERS = {

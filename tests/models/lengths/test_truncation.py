@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from peftkit import Example, RowError
 from peftkit.models.lengths.truncation import truncate_context
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.models.test_family import setting
 
 HEAD, TAIL = "question: what does it eat? article: ", " choices: grass, fish, stones"

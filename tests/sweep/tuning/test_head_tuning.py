@@ -15,7 +15,7 @@ from peftkit.errors import InputError
 from peftkit.plugins import Registry
 from peftkit.sweep.grid import Grid, recipe_hash
 from peftkit.sweep.scheduler import Sweep, final_recipes, read_tuning, write_marker
-from peftkit.sweep.time_and_cost_estimate import estimate_sweep
+from peftkit.sweep.sweep_plan import estimate_sweep
 from peftkit.sweep.tuning.head_tuning import find_heads
 from peftkit.sweep.tuning.tuning_stages import search_space_of
 from tests.sweep.conftest import best_at
@@ -145,9 +145,7 @@ def test_only_new_heads_without_a_given_rate_are_tuned(
 
 
 def test_the_plan_includes_trials_of_the_head(grid: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "peftkit.sweep.time_and_cost_estimate._CostEstimator._estimate_run", lambda self, recipe: (2.0, 1.0)
-    )
+    monkeypatch.setattr("peftkit.sweep.sweep_plan._CostEstimator._estimate_run", lambda self, recipe: (2.0, 1.0))
     expanded = estimate_sweep(grid(TUNED, (ENCODER,)), registry, (ENCODER,), trial=False)
     assert [(each.label.startswith("head of"), each.trials) for each in expanded.studies] == [
         (True, HEAD_TRIALS),

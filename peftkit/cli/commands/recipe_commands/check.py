@@ -11,7 +11,7 @@ from peftkit import plugins
 from peftkit.cli.arguments import add_overrides
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, Problem, RecipeError
-from peftkit.recipe.resolve import is_local_model
+from peftkit.recipe.model_names import is_local_model
 
 if TYPE_CHECKING:
     from peftkit.components import Task

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peftkit.sweep.grid import Grid
     from peftkit.sweep.process_executor import Workers
     from peftkit.sweep.scheduler import Failure, Sweep
-    from peftkit.sweep.time_and_cost_estimate import SweepPlan
+    from peftkit.sweep.sweep_plan import SweepPlan
 
 STATES = ("done", "unfinished", "missing")
 
@@ -146,7 +146,7 @@ class SweepCommand(SubCommand):
         return 1 if failures else 0
 
     def _submit(self, args: argparse.Namespace, grid: Grid) -> int:
-        from peftkit.sweep.cluster_executor import submit
+        from peftkit.sweep.submitit_executor import submit
 
         self._notice_incompatible(args, grid)
         jobs = [str(job.job_id) for job in submit(grid, args.overrides)]
@@ -159,7 +159,7 @@ class SweepCommand(SubCommand):
         return 0
 
     def _plan(self, args: argparse.Namespace, grid: Grid, registry: Registry) -> int:
-        from peftkit.sweep.time_and_cost_estimate import estimate_sweep
+        from peftkit.sweep.sweep_plan import estimate_sweep
 
         studies = estimate_sweep(
             grid,

@@ -52,7 +52,7 @@ def test_reports_are_printed_with_rows_and_bars(
     ):
         assert line in out.splitlines()
     assert re.search(r"^ +\d+ to \d+ #+ \d+$", out, flags=re.MULTILINE)
-    monkeypatch.setattr("peftkit.analysis.data_report.can_find_near_duplicates", lambda: False)
+    monkeypatch.setattr("peftkit.analysis.data_quality.can_find_near_duplicates", lambda: False)
     assert "near ones not counted, which needs datasketch: pip install 'peftkit[data]'" in peftkit(*words)[1]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peftkit.components import Example
 from peftkit.components.types import Conversation, TokenizedRow, TrainOn
 from peftkit.errors import InputError, RowError
-from peftkit.models.conversation_template import ConversationTemplate
+from peftkit.models.chat_template import ConversationTemplate
 from peftkit.testing.tokenizers import TOKENIZER_CASES, tokenizer
 from tests.models.conftest import TEXTS
 

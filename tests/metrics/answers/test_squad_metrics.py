@@ -9,7 +9,7 @@ import pytest
 
 from peftkit import Example
 from peftkit.metrics import Squad
-from peftkit.metrics.answers.answer_scores import normalize_answer
+from peftkit.metrics.answers.squad_metrics import normalize_answer
 
 ROWS = [
     # prediction, answers, exact match, F1

@@ -14,7 +14,7 @@ from peftkit.components.objective_context import ObjectiveContext
 from peftkit.errors import RowError
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.objectives import FreeGeneration, SpanQaGeneration, SpanQaHead
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import ColourSpans, tiny
 
 OBJECTIVE = SpanQaHead(doc_stride=3, n_best=5)

@@ -13,7 +13,7 @@ from torch import nn
 from peftkit import Example
 from peftkit.models import FAMILIES
 from peftkit.models.batches.padding import attention_mask, pad_sequences
-from peftkit.models.text_encoding import decode_generated
+from peftkit.models.special_tokens import decode_generated
 from peftkit.testing.tokenizers import tokenizer
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from peftkit.components import Range, SearchSpace
 from peftkit.plugins import load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.sweep.sweep_file import TuneConfig
-from peftkit.sweep.tuning.search_points import Axis, Space
+from peftkit.sweep.tuning.samplers import Axis, Space
 from peftkit.sweep.tuning.trial_design import TrialDesign
 from peftkit.sweep.tuning.trial_selection import Stage, TrialResult
 from peftkit.sweep.tuning.tuning_stages import TuningResult, TuningTarget, tune

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from peftkit.analysis import data_report
-from peftkit.analysis.data_report import SplitInputs, histogram, report_splits, split_inputs
+from peftkit.analysis.data_quality import SplitInputs, histogram, report_splits, split_inputs
 from peftkit.components import Example
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs into the dark forest where nobody can find it"
@@ -63,7 +62,7 @@ def test_words_of_the_prompt_make_no_texts_similar() -> None:
 
 
 def test_without_datasketch_the_exact_comparison_remains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_report, "can_find_near_duplicates", lambda: False)
+    monkeypatch.setattr(data_quality, "can_find_near_duplicates", lambda: False)
     [leak] = report(train=inputs("train", ["x", WORDS]), dev=inputs("dev", ["x", f"{WORDS} now"]))["dev"]["leakage"]
     assert (leak["exact"], leak["near"], leak["examined_near"]) == (1, None, None)
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from peftkit import Example, RowError
 from peftkit.models import CausalLM, ModelFamily, Seq2SeqLM, SequenceClassifier, TokenizedRow
-from peftkit.models.text_encoding import SpecialTokens, detect_special_tokens
+from peftkit.models.special_tokens import SpecialTokens, detect_special_tokens
 from peftkit.testing.tokenizers import TEMPLATES, TOKENIZER_CASES, tokenizer
 from tests.models.conftest import IDS, TEXTS, family_for
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.types import GENERATION_TAG, Conversation, Example, TokenizedRow, TrainOn
 from peftkit.errors import InputError, LengthError, RowError, summarize_error
-from peftkit.models.text_encoding import decode_generated, describe_ids_without_embedding
+from peftkit.models.special_tokens import decode_generated, describe_ids_without_embedding
 
 ASSISTANT = "assistant"
 FIELD = "messages"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftkit.errors import RecipeError
-from peftkit.recipe.raw_recipe import KeyLocation, format_key, load_raw
+from peftkit.recipe.recipe_file import KeyLocation, format_key, load_raw
 
 CheckErrors = Callable[..., list[str]]
 

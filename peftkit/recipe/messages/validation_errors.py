@@ -27,8 +27,8 @@ from peftkit.recipe.messages.type_names import (
     model_for,
     takes_dates,
 )
-from peftkit.recipe.raw_recipe import RawRecipe, format_key
 from peftkit.recipe.recipe import Recipe
+from peftkit.recipe.recipe_file import RawRecipe, format_key
 from peftkit.recipe.toml_lines import KeyPath
 
 Messages = dict[KeyPath, str]

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.errors import RowError
-from peftkit.models.text_encoding import SpecialTokens, decode_exactly, token_ids
+from peftkit.models.special_tokens import SpecialTokens, decode_exactly, token_ids
 
 
 @dataclass(frozen=True)

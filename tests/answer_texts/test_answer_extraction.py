@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftkit.answer_texts.exact_numbers import parse_exact_number
-from peftkit.answer_texts.extraction import (
+from peftkit.answer_texts.answer_extraction import (
     extract_answer_is,
     extract_boxed,
     extract_choice_letter,
     extract_hash,
     extract_last_number,
 )
+from peftkit.answer_texts.exact_numbers import parse_exact_number
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 
 from peftkit.data.tokenized_split import TokenizedSplit, tokenize_examples
 from peftkit.evaluate.evaluator import SplitResult
-from peftkit.evaluate.start_evaluation import StartEvaluation, StartEvaluations, fingerprint
+from peftkit.evaluate.initial_evaluation import StartEvaluation, StartEvaluations, fingerprint
 from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.recipe import Recipe
 from tests.tiny_runs import Make

@@ -16,7 +16,7 @@ from peftkit.components.types import IGNORE_INDEX
 from peftkit.errors import RowError
 from peftkit.models.encoder import SequenceClassifier
 from peftkit.objectives import TokenTaggingHead
-from peftkit.recipe.resolve import model_path
+from peftkit.recipe.model_names import model_path
 from peftkit.testing.tokenizers import tokenizer
 from tests.tiny_runs import ColourTags, tiny
 

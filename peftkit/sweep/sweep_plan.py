@@ -18,7 +18,7 @@ from peftkit.data.input_files import code_digests, file_states
 from peftkit.errors import ModelError, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.resolve import model_config, model_kind
+from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.recipe.tables import WITHOUT_COST, RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.estimate_processes import estimate_in_processes, processes_for

@@ -15,7 +15,7 @@ from peftkit.compare.evidence import Evidence
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.per_example_scores import ScoredExamples
-from peftkit.compare.required_runs import MAX_RUNS, Plan, plan_runs
+from peftkit.compare.power_analysis import MAX_RUNS, Plan, plan_runs
 from peftkit.compare.statistics import Posterior
 from peftkit.compare.statistics.seed_variance import moderated_variances
 

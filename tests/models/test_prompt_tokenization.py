@@ -11,7 +11,7 @@ from transformers import GPT2Config, T5Config
 
 from peftkit import Example, RowError
 from peftkit.models import CausalLM, Seq2SeqLM
-from peftkit.models.text_encoding import decode_exactly, token_ids
+from peftkit.models.special_tokens import decode_exactly, token_ids
 from peftkit.testing.tokenizers import TOKENIZER_CASES, tokenizer
 from tests.models.conftest import IDS, TEXTS, family_for
 

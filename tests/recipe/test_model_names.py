@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peftkit.recipe.resolve import (
+from peftkit.recipe.model_names import (
     ASSETS,
     BUILT_IN_MODELS,
     architectures_problem,

@@ -12,7 +12,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.tables import WITHOUT_COST, TrainConfig
 from peftkit.sweep.grid import Grid
-from peftkit.sweep.time_and_cost_estimate import estimate_sweep
+from peftkit.sweep.sweep_plan import estimate_sweep
 
 AXES = '[axes]\nmethod = ["lora", "full"]\nseed = [1, 2]\n'
 
@@ -39,7 +39,7 @@ class Estimator:
 def estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Estimator:
     estimator = Estimator()
     monkeypatch.setenv("PEFTKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("peftkit.sweep.time_and_cost_estimate._CostEstimator._estimator", estimator)
+    monkeypatch.setattr("peftkit.sweep.sweep_plan._CostEstimator._estimator", estimator)
     return estimator
 
 
@@ -47,9 +47,7 @@ def test_an_estimate_is_made_again_when_the_code_of_a_plugin_changes(
     grid: Callable[..., Grid], registry: Registry, estimator: Estimator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = {"own": "1"}
-    monkeypatch.setattr(
-        "peftkit.sweep.time_and_cost_estimate.code_digests", lambda recipe, registry, objective: dict(code)
-    )
+    monkeypatch.setattr("peftkit.sweep.sweep_plan.code_digests", lambda recipe, registry, objective: dict(code))
     for _ in range(2):
         plan = estimate_sweep(grid(AXES), registry, trial=False)
         assert [study.gmacs for study in plan.studies] == [6.0, 6.0]
