@@ -24,6 +24,7 @@ import peftkit
 from peftkit.components import callback, family_services, objective, objective_context, preset, search_space, types
 from peftkit.components.component import Component
 from peftkit.components.lazy_number import ReadLater
+from peftkit.components.model_parts import module_name_checks
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import BASE_CLASSES
 from peftkit.recipe.messages.type_names import describe_field

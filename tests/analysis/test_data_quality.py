@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from peftkit.analysis import data_quality
 from peftkit.analysis.data_quality import SplitInputs, histogram, report_splits, split_inputs
 from peftkit.components import Example
 
