@@ -1,6 +1,7 @@
 """The commands, one module and one class each, in the order in which the help lists them."""
 
 from peftkit.cli.commands.completion import CompletionCommand
+from peftkit.cli.commands.doctor import DoctorCommand
 from peftkit.cli.commands.init import InitCommand
 from peftkit.cli.commands.list import ListCommand
 from peftkit.cli.commands.new import NewCommand
@@ -49,6 +50,7 @@ COMMANDS: tuple[type[SubCommand], ...] = (
     PushCommand,
     NewCommand,
     SchemaCommand,
+    DoctorCommand,
     TaskPreviewCommand,
     CompletionCommand,
 )

@@ -42,6 +42,7 @@ INVOCATIONS = {
     "new": "new task my_task",
     "init": "init {tmp}/rows.csv --model pocket-encoder --name mine --yes",
     "schema": "schema",
+    "doctor": "doctor",
     "task preview": "task preview {tmp}/rows.toml -n 1",
     "completion": "completion bash",
 }

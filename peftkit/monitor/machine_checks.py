@@ -1,0 +1,201 @@
+"""Checks of the machine and the environment, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+
+from peftkit.cache_folder import cache_folder
+from peftkit.distributed.environment_variables import OFF, rule_for
+from peftkit.distributed.launch_config import default_file
+from peftkit.errors import InputError, summarize_error
+from peftkit.monitor.collect_env import package_versions
+from peftkit.plugins import Registry
+
+Status = Literal["ok", "note", "problem"]
+HUB_SECONDS = 2.0
+"""How long to wait for the Hugging Face Hub."""
+LEAST_FREE = 2 * 2**30
+"""Bytes of free disk below which a run with a model of the hub may not fit."""
+
+
+class Check(NamedTuple):
+    """The outcome of a check.
+
+    Attributes:
+        name: What was checked.
+        status: ``ok``, ``note`` if it may matter, ``problem`` if something does not work.
+        text: What it is.
+        remedy: What to do; empty if nothing has to be done.
+    """
+
+    name: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+def check_machine(registry: Registry, variables: Mapping[str, str] = os.environ) -> Iterator[Check]:
+    """Yield the outcome of each check.
+
+    Args:
+        registry: The installed components.
+        variables: The environment variables.
+    """
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}")
+    yield from _check_packages()
+    yield _check_torch()
+    yield from _check_plugins(registry)
+    yield from _check_variables(variables)
+    yield from _check_accelerate(variables)
+    yield _check_back_ends()
+    yield from _check_folders(variables)
+    yield _check_wandb(variables)
+    yield _check_hub(variables)
+
+
+def _check_packages() -> Iterator[Check]:
+    """Compare the installed versions with those that peftkit requires; ``pip check`` does it for all packages."""
+    installed = ", ".join(f"{name} {number}" for name, number in package_versions().items() if name != "torch")
+    yield Check("packages", "ok", installed)
+    for text in requires("peftkit") or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = ""
+        if not found or not requirement.specifier.contains(found, prereleases=True):
+            state = f"is {found}" if found else "is not installed"
+            yield Check(
+                "packages",
+                "problem",
+                f"{requirement.name} {state}",
+                f"pip install '{str(requirement).partition(';')[0]}'",
+            )
+
+
+def _check_torch() -> Check:
+    try:
+        import torch
+    except Exception as error:
+        return Check("torch", "problem", summarize_error(error), "install torch again: https://pytorch.org/get-started")
+    build = torch.version.cuda or torch.version.hip or "CPU"
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        return Check("torch", "ok", f"{torch.__version__}, build {build}, {names}")
+    threads = f"{torch.get_num_threads()} threads"
+    if build != "CPU":
+        remedy = "install the driver, or the CPU build of torch"
+        return Check("torch", "note", f"{torch.__version__} is built for {build}, but sees no GPU; {threads}", remedy)
+    return Check("torch", "ok", f"{torch.__version__}, CPU, {threads}")
+
+
+def _check_plugins(registry: Registry) -> Iterator[Check]:
+    distributions = sorted({f"{entry.distribution} {entry.version}" for entry in registry.entries})
+    yield Check("plugins", "ok", ", ".join(distributions) or "none")
+    for failure in registry.failures:
+        yield Check("plugins", "problem", str(failure), "update or uninstall the plugin")
+
+
+def _check_variables(variables: Mapping[str, str]) -> Iterator[Check]:
+    """Find the variables that a run rejects or ignores."""
+    for name, value in sorted(variables.items()):
+        rule = rule_for(name)
+        if rule is None or value.strip().lower() in OFF:
+            continue
+        if rule.treatment == "rejected":
+            yield Check("environment", "problem", f"{name} is set: {rule.reason}", f"unset {name}")
+        elif rule.treatment == "ignored":
+            yield Check("environment", "note", f"{name} is ignored in runs: {rule.reason}", f"unset {name}")
+
+
+def _check_accelerate(variables: Mapping[str, str]) -> Iterator[Check]:
+    file = Path(default_file(variables))
+    if file.is_file():
+        text = f"`accelerate launch` reads {file}, which runs print and record"
+        yield Check("accelerate", "note", text, "accelerate launch --config_file FILE uses another one")
+
+
+def _check_back_ends() -> Check:
+    from torch import distributed
+
+    if not distributed.is_available():
+        return Check(
+            "distributed", "note", "torch is built without it", "several processes need another build of torch"
+        )
+    found = [name for name in ("gloo", "nccl", "mpi") if getattr(distributed, f"is_{name}_available")()]
+    with suppress(PackageNotFoundError):
+        found.append(f"deepspeed {version('deepspeed')}")
+    return Check("distributed", "ok", ", ".join(found))
+
+
+def _check_folders(variables: Mapping[str, str]) -> Iterator[Check]:
+    try:
+        cache = cache_folder()
+    except InputError as error:
+        yield Check("cache", "problem", str(error), "set PEFTKIT_CACHE to a writable folder")
+    else:
+        yield Check("cache", "ok", str(cache))
+    hub = Path(variables.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    for name, folder in (("disk", Path()), ("disk of HF_HOME", hub)):
+        existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+        free = shutil.disk_usage(existing).free
+        text = f"{free / 2**30:.1f} GiB free in {existing}"
+        enough = free >= LEAST_FREE
+        yield Check(name, "ok" if enough else "note", text, "" if enough else "free space, or use another disk")
+
+
+def _check_wandb(variables: Mapping[str, str]) -> Check:
+    """Find out whether W&B has a key, without reading it."""
+    host = urlsplit(variables.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        logged_in = bool(variables.get("WANDB_API_KEY")) or netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        logged_in = False
+    if logged_in:
+        return Check("wandb", "ok", f"has a key for {host}")
+    return Check("wandb", "note", "no key: runs are tracked offline", "wandb login")
+
+
+def _check_hub(variables: Mapping[str, str]) -> Check:
+    """Connect to the hub, or to the proxy that leads there."""
+    if variables.get("HF_HUB_OFFLINE", "").strip().lower() not in OFF:
+        return Check("hub", "note", "HF_HUB_OFFLINE is set: only cached models and data sets are used")
+    endpoint = urlsplit(variables.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxy = urlsplit(variables.get("HTTPS_PROXY") or variables.get("https_proxy") or "")
+    address = proxy if proxy.hostname else endpoint
+    host, port = address.hostname or "", address.port or (80 if address.scheme == "http" else 443)
+    start, errors = time.perf_counter(), [f"no answer in {HUB_SECONDS:g} s"]
+    # In a thread, because looking up a name has no time-out.
+    thread = threading.Thread(target=_connect, args=(host, port, errors), daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    if errors:
+        remedy = "use local folders or cached files, and set HF_HUB_OFFLINE=1; or check the network and HTTPS_PROXY"
+        return Check("hub", "note", f"{host} cannot be reached: {errors[-1]}", remedy)
+    return Check("hub", "ok", f"{host} answers in {1000 * (time.perf_counter() - start):.0f} ms")
+
+
+def _connect(host: str, port: int, errors: list[str]) -> None:
+    """Connect to a server; empty the list of errors if that works, else add one."""
+    try:
+        socket.create_connection((host, port), timeout=HUB_SECONDS).close()
+    except OSError as error:
+        errors.append(summarize_error(error))
+    else:
+        errors.clear()
