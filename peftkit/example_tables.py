@@ -89,7 +89,8 @@ def write_table(tables: Sequence[pa.Table], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = _sort_rows(pa.concat_tables(tables), ORDER)
+    # Splits may have metrics of their own: their rows have no value of the others.
+    table = _sort_rows(pa.concat_tables(tables, promote_options="permissive"), ORDER)
     encoded = [name for name in table.column_names if name not in ("loss", "scores")]
     pq.write_table(
         table,
@@ -175,6 +176,9 @@ def to_prediction_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Convert a table to rows with the keys of a predictions file, sorted by index."""
     labels = json.loads((table.schema.metadata or {}).get(LABELS.encode(), b"[]"))
     rows: list[dict[str, Any]] = _sort_rows(table, ["index"]).drop_columns(["step", "split", "full_split"]).to_pylist()
+    for row in rows:
+        if row.get("scores"):  # without those of other splits
+            row["scores"] = {name: score for name, score in row["scores"].items() if score is not None}
     return [row | {"candidates": labels} for row in rows] if labels else rows
 
 

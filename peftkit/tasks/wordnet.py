@@ -17,11 +17,15 @@ WORDS_OF_FOLDERS = {"mcq_far": "answer", "mcq_sisters": "answer", "distractors":
 """Folders of rows that name the noun, and the column of the noun."""
 
 
-class WordNetTask(Task):
-    """Base class of the WordNet tasks; rows are noun synsets of WordNet 3.0 (Miller, 1995; Fellbaum, 1998)."""
+class WordNet(Task):
+    """Base class of all tasks on WordNet 3.0 (Miller, 1995; Fellbaum, 1998)."""
 
     source = "WordNet 3.0, Princeton University, https://wordnet.princeton.edu"
     licence = "WordNet 3.0 licence (peftkit/assets/wordnet/LICENSE)"
+
+
+class WordNetTask(WordNet):
+    """Base class of the tasks with a folder of rows, which are noun synsets."""
 
     def _folder(self) -> Path:
         raise NotImplementedError
@@ -105,7 +109,7 @@ class WordNetMcq(WordNetTask):
         return Example(f"choose: {row['gloss']}", row["answer"], choices, group=", ".join(sorted(choices)))
 
 
-class WordNetGlosses(WordNetTask):
+class WordNetGlosses(WordNet):
     """Words and their definitions as running text, such as a probe of what the pocket models know of WordNet.
 
     Nouns of the tasks that name them, each once. Those of ``dev`` and ``test`` are in no training split of a WordNet

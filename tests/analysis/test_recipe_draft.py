@@ -26,12 +26,12 @@ def test_texts_are_valid_toml_with_odd_names(tmp_path: Path) -> None:
     options = {"path": 'a "b"\\c.csv', "text_column": "é{x}", "label_column": "l", "dev_fraction": 0.1}
     match = TaskMatch(0.5, options, "'l' has 2 values")
     candidate = TaskCandidate("text_classification", "classification", match)
-    draft = draft_recipe("n", "pocket-t5", candidate, ["lora", "full"], max_source_length=64, schema="./s.json")
+    draft = draft_recipe("n", "pocket-t5", candidate, ["lora", "full"], max_source_length=64, with_schemas=True)
     recipe = tomllib.loads(draft.recipe)
     assert recipe["task"] == {"name": "text_classification", **options}
     assert recipe["train"]["max_source_length"] == 64
     assert "max_target_length" not in recipe["train"]
-    assert draft.recipe.startswith("#:schema ./s.json\n")
+    assert draft.recipe.startswith("#:schema ./recipe.schema.json\n")
     sweep = tomllib.loads(draft.sweep)
     assert [method["name"] for method in sweep["axes"]["method"]] == ["lora", "full"]
     (tmp_path / "n.toml").write_text(draft.recipe, encoding="utf-8")

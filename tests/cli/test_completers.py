@@ -46,7 +46,7 @@ def complete(tmp_path: Path) -> Complete:
         ("peftkit sh", {"show"}),
         ("peftkit task pr", {"preview"}),
         ("peftkit show prefix_t", {"prefix_tuning"}),
-        ("peftkit show wordnet_", {"wordnet_distractors", "wordnet_mcq", "wordnet_topic"}),
+        ("peftkit show wordnet_", {"wordnet_distractors", "wordnet_glosses", "wordnet_mcq", "wordnet_topic"}),
         ("peftkit show lora --model pocket", {"pocket-t5", "pocket-decoder", "pocket-encoder"}),
         ("peftkit show lora --model pocket-t5 --set lora_al", {"lora_alpha="}),
         ("peftkit compare runs --baseline prefix_t", {"prefix_tuning"}),

@@ -165,7 +165,7 @@ def test_failure_gives_its_exit_code_on_every_rank_and_one_message(
 
 COMMANDS = (
     "init, run, check, cost, profile, compare, advise, report, verify, watch, import, sweep, list, show, predict, "
-    "merge, export, push, new, schema, task, completion"
+    "eval, bench, merge, export, push, new, schema, doctor, task, completion"
 )
 
 

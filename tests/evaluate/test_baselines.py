@@ -218,11 +218,13 @@ def text_of(kind: TaskKind, answer: str) -> str:
     return CHOICES[int(answer)] if kind == "multiple_choice" else answer
 
 
+APART = ("f1", "instruction_following", "harness_choice_score", "harness_text_score")
+"""Metrics that need a positive label, or what only the rows of their tasks have."""
 METRICS: list[Metric] = [metric.model_validate({}) for metric in (*register_metrics(), Errors)]
 CASES = [
     pytest.param(metric, kind, value, id=f"{value}-{kind}")
     for metric in METRICS
-    if metric.input == "prediction" and metric.name != "f1"  # which needs a positive label among three
+    if metric.input == "prediction" and metric.name not in APART
     for kind in type(metric).kinds
     if kind in OBJECTIVES
     for value in metric.value_names

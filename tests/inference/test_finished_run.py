@@ -86,13 +86,14 @@ def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registr
     opened = load_finished_run(path, registry)
     answered = '{"thing": "sky", "colour": "blue"}'
     lines = ["sky", "", answered, '{"thing": "sky"}', '{"source": "(colour) sky"}', '{"thing": "sky", "x": 1}']
-    plain, *others = predict(opened, lines, 1)
+    plain, empty, *others = predict(opened, lines, 1)
+    assert empty == {"source": "", "prediction": None}
     assert others == [plain] * 4
     assert plain["source"] == "(colour) sky"
     assert list(plain["probabilities"]) == ["red", "green", "blue"]
     text = finished(make, registry, "decoder", "task.name=colour_text")
     (one,) = predict(load_finished_run(text, registry), ["sky"], 4)
-    assert one.keys() == {"source", "prediction"}
+    assert one.keys() == {"source", "prediction", "generated_tokens"}
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_two_processes_and_a_resumed_run_sample_the_same(
     [other] = (tmp_path / "two").iterdir()
     assert samples(other) == samples(path)
     resumed = (f"run.output={(tmp_path / 'resumed').as_posix()}", "train.checkpoint={every = '1 steps', keep = 9}")
-    check_resume_after(1, make("encoder-decoder", *options, *resumed), registry)
+    recipe = make("encoder-decoder", *options, *resumed)
+    run(recipe, registry)
+    check_resume_after(1, recipe, registry)
 
 
 def test_the_last_step_stands_beside_the_selected_one(

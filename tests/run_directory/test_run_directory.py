@@ -148,7 +148,7 @@ def test_a_full_disk_loses_no_example(run: RunDirectory, monkeypatch: pytest.Mon
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("peftkit.run_directory.run_directory.write_table", full)
+    monkeypatch.setattr("peftkit.run_directory.stored_examples.write_table", full)
     for do in (lambda: run.add_examples(10, lines(10), whole=False), run.merge_examples):
         with pytest.raises(RunError, match="cannot be written: No space left"):
             do()
@@ -162,7 +162,7 @@ def test_a_kill_between_merge_and_cleanup_duplicates_no_example(
     run.add_examples(0, lines(0), whole=False)
     run.add_examples(0, lines(0, 6), whole=True)
     before = stored(run)
-    monkeypatch.setattr("peftkit.run_directory.run_directory.shutil.rmtree", lambda *a, **k: None)
+    monkeypatch.setattr("peftkit.run_directory.stored_examples.shutil.rmtree", lambda *a, **k: None)
     run.merge_examples()
     assert (run.path / "examples").exists()
     assert stored(run) == before

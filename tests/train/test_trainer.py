@@ -29,6 +29,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     rows = RunDirectory(path).evaluations()
     for row in rows:
         del row["evaluation_seconds"]
+        row.pop("probe_seconds", None)
         row["cost"] = {k: v for k, v in row["cost"].items() if not any(word in k for word in MEASURED)}
     return rows
 

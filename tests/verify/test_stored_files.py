@@ -15,7 +15,8 @@ import pytest
 
 from peftkit.example_tables import example_table
 from peftkit.plugins import Registry
-from peftkit.verify import Verification, stored_files, verify_run
+from peftkit.verify import Verification, verify_run
+from peftkit.verify.example_files import check_evaluation
 from tests.verify.changes import SUMMARY, in_json, in_lines, names, set_to
 
 
@@ -176,5 +177,5 @@ def test_the_reason_names_what_is_not_stored(generates: bool, expected: str) -> 
     table = example_table(3, "dev", [{"index": 0, "loss": 1.0, "tokens": 1}], whole=False)
     recipe = SimpleNamespace(objective_for=lambda kind: SimpleNamespace(generates=generates), metric=())
     run: Any = SimpleNamespace(recipe=recipe, summary={"model_kind": "encoder"})
-    (check,) = stored_files._check_evaluation(run, table, "dev", "step 3 dev ", {"rmse": 0.5}, "curve")
+    (check,) = check_evaluation(run, table, "dev", "step 3 dev ", {"rmse": 0.5}, "curve")
     assert check.reason == f"{expected} stored for the selected evaluation only"

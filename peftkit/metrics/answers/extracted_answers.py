@@ -185,7 +185,7 @@ class _SampledAnswers(_AnswerComparison):
 
 
 class MajorityAtK(_SampledAnswers):
-    """The share of examples whose most frequent answer among the first ``k`` samples is right.
+    """The share of examples whose most frequent answer among the first k samples is right.
 
     This is self-consistency (Wang et al., 2023). Equal answers vote together, samples without an answer do not vote,
     and of equally frequent answers the one sampled first wins.
@@ -210,7 +210,7 @@ class MajorityAtK(_SampledAnswers):
 
 
 class PassAtK(_SampledAnswers):
-    """The probability that one of ``k`` samples is right, estimated from all samples.
+    """The probability that one of k samples is right, estimated from all samples.
 
     The estimator is the unbiased one of Chen et al., 2021, "Evaluating Large Language Models Trained on Code".
     """

@@ -91,9 +91,10 @@ def _text(family: ModelFamily) -> list[int]:
 
 
 def reads_context(model: nn.Module, text: list[int]) -> bool:
-    """Whether the state of an encoder's first token depends on the others; true if that cannot be found out.
+    """Whether the state of an encoder's first or last token depends on the others; true if that cannot be found out.
 
-    Heads are left out, as new weights may be zero, and so are dtypes that round small differences off.
+    The first one does not where a model reads earlier tokens only. Heads are left out, as new weights may be zero, and
+    so are dtypes that round small differences off.
 
     Args:
         model: the model with its head, in evaluation mode.
@@ -102,10 +103,11 @@ def reads_context(model: nn.Module, text: list[int]) -> bool:
     encoder, first = getattr(model, "base_model", None), next(model.parameters())
     if not isinstance(encoder, nn.Module) or encoder is model or first.dtype not in (torch.float32, torch.float64):
         return True
-    ids = torch.tensor([text, [text[0], *([IDS[-1]] * (len(text) - 1))]], device=first.device)
+    others = [IDS[-1]] * (len(text) - 1)
+    ids = torch.tensor([text, [text[0], *others], [*others, text[-1]]], device=first.device)
     masked = accepts_argument(encoder, "attention_mask") or accepts_argument(encoder, "kwargs")
     states = encoder(input_ids=ids, **({"attention_mask": torch.ones_like(ids)} if masked else {}))[0]
-    return not torch.equal(states[0, 0], states[1, 0])
+    return not (torch.equal(states[0, 0], states[1, 0]) and torch.equal(states[0, -1], states[2, -1]))
 
 
 def _outputs_with_different_padding(

@@ -46,13 +46,6 @@ def unused_options(recipe: Recipe, model: ModelKind | None) -> Iterator[tuple[Ke
             if fitting and not used and _is_set(recipe.evaluate, EvaluateConfig, setting):
                 yield ("evaluate", setting), f"has no effect, because {names} {why}; leave it out"
     with known():
-        evaluate = recipe.evaluate
-        limited = [evaluate.dev_examples, evaluate.test_examples]
-        limited += [each.examples for each in evaluate.set if not each.at_end_only]
-        if not evaluate.full_splits and limited == [None] * len(limited):
-            text = "has no effect, because neither dev_examples nor test_examples limits rows; leave it out"
-            yield ("evaluate", "full_splits"), text
-    with known():
         for index, each in enumerate(recipe.evaluate.set):
             if each.at_end_only and each.examples is not None:
                 text = "has no effect, because at_end_only evaluates all rows, once; leave one of them out"

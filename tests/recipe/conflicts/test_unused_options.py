@@ -63,8 +63,6 @@ def test_settings_that_no_objective_uses_are_refused(
 @pytest.mark.parametrize(
     ("kind", "task", "lines", "words"),
     [
-        ("encoder", "wordnet_topic", ["[evaluate]\nfull_splits = false"], "full_splits: has no effect"),
-        ("encoder", "wordnet_topic", ["[evaluate]\nfull_splits = false\ndev_examples = 9"], ""),
         (
             "encoder",
             "wordnet_topic",

@@ -20,7 +20,12 @@ def task(**options: Any) -> TextSimilarity:
 
 @pytest.mark.parametrize(
     ("options", "score", "target"),
-    [({}, "0.25", "0.25"), ({}, -1, "-1"), ({"score_range": [0, 5]}, "3.8", "0.76"), ({"score_range": [1, 4]}, 4, "1")],
+    [
+        ({}, "0.25", "0.25"),
+        ({}, -1, "-1"),
+        ({"score_range": [0, 5]}, "3.8", "0.76"),
+        ({"score_range": [1, 4]}, 4, "1.0"),
+    ],
 )
 def test_a_row_becomes_a_pair_and_a_score(options: dict[str, Any], score: Any, target: str) -> None:
     example = task(**options).to_example({**ROW, "score": score})

@@ -94,7 +94,7 @@ def test_check_finds_conversations_that_are_too_long(
     peftkit: Peftkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": "long " * (900 * (i == 7) + 1), "completion": f"yes {i}"} for i in range(30)]
+    rows = [{"prompt": f"{i} " + "long " * (900 * (i == 7) + 1), "completion": f"yes {i}"} for i in range(30)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
     Path("chat.toml").write_text(
