@@ -76,11 +76,11 @@ def _check_packages() -> Iterator[Check]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(requirement.name)
+            present = version(requirement.name)
         except PackageNotFoundError:
-            found = ""
-        if not found or not requirement.specifier.contains(found, prereleases=True):
-            state = f"is {found}" if found else "is not installed"
+            present = ""
+        if not present or not requirement.specifier.contains(present, prereleases=True):
+            state = f"is {present}" if present else "is not installed"
             yield Check(
                 "packages",
                 "problem",
@@ -138,10 +138,10 @@ def _check_back_ends() -> Check:
         return Check(
             "distributed", "note", "torch is built without it", "several processes need another build of torch"
         )
-    found = [name for name in ("gloo", "nccl", "mpi") if getattr(distributed, f"is_{name}_available")()]
+    present = [name for name in ("gloo", "nccl", "mpi") if getattr(distributed, f"is_{name}_available")()]
     with suppress(PackageNotFoundError):
-        found.append(f"deepspeed {version('deepspeed')}")
-    return Check("distributed", "ok", ", ".join(found))
+        present.append(f"deepspeed {version('deepspeed')}")
+    return Check("distributed", "ok", ", ".join(present))
 
 
 def _check_folders(variables: Mapping[str, str]) -> Iterator[Check]:
