@@ -174,8 +174,8 @@ def draft_recipe(
     sweep = "\n".join(
         [
             *(["#:schema ./sweep.schema.json"] if with_schemas else []),
-            f"# Compares {len(methods)} methods on {name}.toml: each is tuned by the same number of trials on dev, and then",
-            "# trained with each seed, on the same rows for the same number of epochs. For equal work instead, set",
+            f"# Compares {len(methods)} methods on {name}.toml: each is tuned by the same number of trials on dev, and",
+            "# then trained with each seed, on the same rows for the same number of epochs. For equal work, set",
             "# train.budget = { gmacs = … } in the recipe.",
             f"# See what it takes:  {command('sweep', 'plan', sweep_path)}",
             f"name = {toml_value(name + '-sweep')}",
