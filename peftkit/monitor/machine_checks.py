@@ -128,7 +128,7 @@ def _check_accelerate(variables: Mapping[str, str]) -> Iterator[Check]:
     file = Path(default_file(variables))
     if file.is_file():
         text = f"`accelerate launch` reads {file}, which runs print and record"
-        yield Check("accelerate", "note", text, "accelerate launch --config_file FILE uses another one")
+        yield Check("accelerate", "note", text, "to use another one, give its name to accelerate launch")
 
 
 def _check_back_ends() -> Check:
