@@ -11,7 +11,7 @@ import pytest
 
 from peftkit.errors import InputError
 from peftkit.monitor import machine_checks
-from peftkit.monitor.machine_checks import Check, check_machine
+from peftkit.monitor.machine_checks import MachineCheck, check_machine
 from peftkit.plugins import Registry
 
 
@@ -23,7 +23,7 @@ def variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
     return {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
 
 
-def outcomes(registry: Registry, variables: dict[str, str], name: str) -> list[Check]:
+def outcomes(registry: Registry, variables: dict[str, str], name: str) -> list[MachineCheck]:
     return [check for check in check_machine(registry, variables) if check.name == name]
 
 
