@@ -144,13 +144,13 @@ def measure(args: argparse.Namespace, known: Iterable[Times]) -> Iterable[Times]
         recipes = {kind: make_recipes(Path(folder), args, kind) for kind in KINDS}
         workers = {kind: Workers(1, warm=warm) for kind, warm in KINDS.items()}
         workers["shared"].prepare()
-        begun = dict.fromkeys(KINDS, False)
+        has_run = dict.fromkeys(KINDS, False)
         with workers["shared"].handle_signals():
             for number in range(args.runs):
                 for kind in KINDS:
                     if (kind, number) not in done:
-                        yield time_run(workers[kind], recipes[kind][number], kind, first=not begun[kind])
-                        begun[kind] = True
+                        yield time_run(workers[kind], recipes[kind][number], kind, first=not has_run[kind])
+                        has_run[kind] = True
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class RowGroups:
 
     @property
     def rule(self) -> str:
-        """What rows of one group have, in words."""
+        """What rows of one group have in common, for messages."""
         column = self.task.grouping_column()
         return "the same source" + (f" or the same {column!r}" if column else "")
 
