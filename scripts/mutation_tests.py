@@ -56,7 +56,8 @@ EXPLANATIONS = ROOT / "scripts/mutation_survivors.toml"
 
 ROOMS = {
     "recipe": Room(
-        ("peftkit/recipe/*.py", "peftkit/recipe/messages/*.py"), ("tests/recipe", "tests/test_file_formats.py")
+        ("peftkit/recipe/*.py", "peftkit/recipe/messages/*.py", "peftkit/recipe/tables/*.py"),
+        ("tests/recipe", "tests/test_file_formats.py"),
     ),
     "macs": Room(("peftkit/macs/*.py",), ("tests/macs",)),
     "statistics": Room(

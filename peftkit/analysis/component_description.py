@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from peftkit.components import Method, Metric, Objective, PublishedRate, Range, Task
-from peftkit.components.method_names import find_spelling
+from peftkit.components.method_suggestions import find_spelling
 from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry

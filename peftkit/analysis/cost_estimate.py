@@ -22,8 +22,8 @@ from peftkit.analysis.simulated_steps import (
     simulate_run,
     sum_macs,
 )
-from peftkit.data.batch_splitter import make_splitter
 from peftkit.data.dataloader import effective_batch_size
+from peftkit.data.microbatches import make_splitter
 from peftkit.data.probes.prepared_probe import prepare_probes
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load_base_model import load_objective

@@ -9,17 +9,17 @@ from typing import Any
 
 from peftkit.components import StepResult, StepStats, TrainContext
 from peftkit.components.callback import TrainerCallback
+from peftkit.data.cacheable_layers import with_frozen_layers
 from peftkit.data.dataloader import effective_batch_size, first_batches
-from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.distributed.accelerator import assert_same_weights, init_accelerator, shutdown
 from peftkit.models.load_base_model import LoadedBase, apply_method, init_random_base
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import BudgetConfig
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.train.budget import planned_steps_of_run
-from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.build_mac_counter import make_mac_counter
 from peftkit.train.steps.parallel_strategies import accelerator_options
 from peftkit.train.stop_signals import InterruptHandler
 from peftkit.train.trainer import Trainer

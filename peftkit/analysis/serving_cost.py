@@ -12,7 +12,7 @@ from peftkit.analysis.cost_estimate import format_bytes, format_number, weight_b
 from peftkit.analysis.simulated_steps import on_random_weights
 from peftkit.errors import InputError, summarize_error
 from peftkit.macs.eager_attention import eager_attention
-from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.flop_counter import OpCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.models.decoding.prefix_cache import CacheNotShareable, accepts_argument, base_for_cache, cache_row_bytes
 from peftkit.models.load_base_model import apply_method, init_random_base

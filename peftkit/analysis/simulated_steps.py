@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.components.types import Row
-from peftkit.data.batch_splitter import BatchSplitter
+from peftkit.data.cacheable_layers import with_frozen_layers
 from peftkit.data.dataloader import StreamingRows, TrainRows, row_order
-from peftkit.data.frozen_layers import with_frozen_layers
+from peftkit.data.microbatches import BatchSplitter
 from peftkit.data.pipeline import PreparedData, prepare_data
 from peftkit.data.token_batches import divide_rows
 from peftkit.distributed.accelerator import make_accelerator, shutdown
@@ -26,12 +26,12 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
-from peftkit.models.batches.compared_rows import describe_processes
+from peftkit.models.batches.in_batch_negatives import describe_processes
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
-from peftkit.train.mac_counting import make_mac_counter
+from peftkit.train.build_mac_counter import make_mac_counter
 
 Microbatch = dict[str, Tensor]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

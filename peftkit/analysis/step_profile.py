@@ -17,8 +17,8 @@ from peftkit.components import StepResult, StepStats, TrainContext
 from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
+from peftkit.train.build_mac_counter import StepCounter
 from peftkit.train.callbacks import LoopCallback
-from peftkit.train.mac_counting import StepCounter
 from peftkit.train.trainer import Trainer
 
 WARMUP_STEPS, STEPS = 3, 20

@@ -24,10 +24,10 @@ from peftkit.analysis.simulated_steps import (
     simulate_run,
 )
 from peftkit.components import Objective
-from peftkit.data.batch_splitter import make_splitter
+from peftkit.data.cacheable_layers import with_frozen_layers
 from peftkit.data.count_cache import CountCache, count_cache
 from peftkit.data.dataloader import effective_batch_size, first_batches, shortest_and_longest_batch
-from peftkit.data.frozen_layers import with_frozen_layers
+from peftkit.data.microbatches import make_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import PeftkitError
 from peftkit.evaluate.shared_inputs import input_settings
@@ -39,9 +39,9 @@ from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import WITHOUT_COST
+from peftkit.recipe.tables.train_config import WITHOUT_COST
 from peftkit.train.budget import planned_steps_of_run
-from peftkit.train.mac_counting import count_extremes, create_mac_counter
+from peftkit.train.build_mac_counter import count_extremes, create_mac_counter
 from peftkit.train.steps.reference_passes import macs_before_training
 
 Batch = dict[str, Tensor]

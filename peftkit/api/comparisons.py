@@ -183,8 +183,8 @@ def compare_runs(
         InputError: There are no finished runs, they are not comparable, or an argument is invalid.
     """
     from peftkit.compare.input.fairness import FAIRNESS_CHECKS
+    from peftkit.compare.learning_curves import check_axis
     from peftkit.compare.matched_methods import load_groups
-    from peftkit.compare.scores_by_cost import check_axis
 
     check_axis(by)
     pooled = [pool] if isinstance(pool, str) else [*pool]

@@ -142,9 +142,9 @@ class Run:
             InputError: The run has measured neither the cost nor the metric, or has no evaluations yet.
             RunError: matplotlib is not installed.
         """
+        from peftkit.compare.learning_curves import check_axis
         from peftkit.compare.output.figures import COST_AXES, draw_run
         from peftkit.compare.run_curve import read_run_curve
-        from peftkit.compare.scores_by_cost import check_axis
 
         check_axis(by, COST_AXES)
         curve = read_run_curve(RunDirectory(self.path), by, metric)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import cost, peak_memory
 from peftkit.compare.method_notes import method_notes
-from peftkit.compare.scores_by_cost import cost, peak_memory
 from peftkit.compare.verdict import Verdict, decide
 
 ENDED_EARLY_SHARE = 0.9

@@ -12,9 +12,7 @@ from peftkit.compare.evidence import Evidence, collect_evidence
 from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.input.tuning_records import tuning_record
-from peftkit.compare.method_notes import method_notes
-from peftkit.compare.posterior_inputs import fit_posterior
-from peftkit.compare.scores_by_cost import (
+from peftkit.compare.learning_curves import (
     AXES,
     FIXED_COSTS,
     area_under_curve,
@@ -29,6 +27,8 @@ from peftkit.compare.scores_by_cost import (
     selected_score,
     step_cost,
 )
+from peftkit.compare.method_notes import method_notes
+from peftkit.compare.posterior_inputs import fit_posterior
 from peftkit.compare.serving import describe_serving, serving_of
 from peftkit.compare.statistics import PairDifference, Posterior
 from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability

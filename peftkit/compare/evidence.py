@@ -9,6 +9,15 @@ import numpy as np
 
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import (
+    cost,
+    keep_measured,
+    lower_is_better,
+    peak_memory,
+    score_within_budget,
+    step_cost,
+    uses_longer_run,
+)
 from peftkit.compare.per_example_scores import ScoredExamples, read_group_scores
 from peftkit.compare.posterior_inputs import (
     Scores,
@@ -20,15 +29,6 @@ from peftkit.compare.posterior_inputs import (
     scores_by_seed,
 )
 from peftkit.compare.recorded_baselines import mean_baseline_scores
-from peftkit.compare.scores_by_cost import (
-    cost,
-    keep_measured,
-    lower_is_better,
-    peak_memory,
-    score_within_budget,
-    step_cost,
-    uses_longer_run,
-)
 from peftkit.compare.statistics import Posterior, Tuning
 
 
@@ -59,7 +59,7 @@ class Evidence:
     costs_to_score: Mapping[str, float]
     """The cost at which each method reached its score, averaged over seeds."""
     from_longer_runs: frozenset[str]
-    """Methods whose score is taken from runs that continue beyond the budget (``scores_by_cost.uses_longer_run``)."""
+    """Methods whose score is taken from runs that continue beyond the budget (``learning_curves.uses_longer_run``)."""
     baselines: Mapping[str, float]
     """Test scores of the input-blind baselines (``constant``, ``majority``, ``random``) that runs record."""
     left_out: tuple[tuple[str, str], ...] = field(default=())

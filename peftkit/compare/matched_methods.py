@@ -12,8 +12,8 @@ from pathlib import Path
 from peftkit.argument_names import format_argument
 from peftkit.compare.input.groups import RunGroup, group_runs
 from peftkit.compare.input.load_runs import LoadedRun, compare_by_set, find_runs
-from peftkit.compare.quantities import parse_bytes, parse_parameters
-from peftkit.compare.scores_by_cost import cost
+from peftkit.compare.learning_curves import cost
+from peftkit.compare.units import parse_bytes, parse_parameters
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
 

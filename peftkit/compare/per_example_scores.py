@@ -11,7 +11,7 @@ import numpy as np
 
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
-from peftkit.compare.scores_by_cost import selected_score
+from peftkit.compare.learning_curves import selected_score
 from peftkit.compare.statistics.observations import Array
 from peftkit.components import Example, Metric
 from peftkit.errors import InputError, comma_separated

@@ -11,8 +11,8 @@ import numpy as np
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun, read_run
 from peftkit.compare.input.tuning_records import TRANSFER_STAGE, tuning_record
+from peftkit.compare.learning_curves import lower_is_better, selected_score
 from peftkit.compare.per_example_scores import ScoredExamples, read_example_scores, read_group_scores
-from peftkit.compare.scores_by_cost import lower_is_better, selected_score
 from peftkit.compare.statistics import Posterior, TrialScores, Tuning, fit
 from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError

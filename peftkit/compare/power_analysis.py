@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from peftkit.compare.evidence import Evidence
-from peftkit.compare.scores_by_cost import cost
+from peftkit.compare.learning_curves import cost
 from peftkit.compare.statistics.seed_variance import POWER, moderated_variances
 from peftkit.compare.statistics.significance_tests import standard_error
 from peftkit.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.compare.scores_by_cost import is_number
+from peftkit.compare.learning_curves import is_number
 
 
 def recorded_baselines(baselines: Mapping[str, Any], metric: str, split: str) -> dict[str, float]:

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftkit.compare.learning_curves import cost, is_number
 from peftkit.compare.recorded_baselines import recorded_baselines
-from peftkit.compare.scores_by_cost import cost, is_number
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory
 

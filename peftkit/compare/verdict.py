@@ -13,8 +13,8 @@ from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.input.tuning_records import AT_EDGE, tuning_record
 from peftkit.compare.method_notes import TEACHER_FORCED_PREFIX
 from peftkit.compare.power_analysis import SETTLED_PROBABILITY, Plan, plan_runs
-from peftkit.compare.quantities import format_cost
 from peftkit.compare.statistics.observations import Array
+from peftkit.compare.units import format_cost
 from peftkit.recipe.model_names import BUILT_IN_MODELS
 from peftkit.run_directory import tuning_edges
 

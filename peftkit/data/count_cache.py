@@ -22,7 +22,7 @@ from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import WITHOUT_COST
+from peftkit.recipe.tables.train_config import WITHOUT_COST
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 """Libraries whose versions counts depend on, beside those of the classes of the model's modules."""

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from peftkit.components.types import Row, SkippedRow
 from peftkit.data.dataloader import StreamingRows, TrainRows, effective_batch_size
-from peftkit.data.evaluated_sets import (
+from peftkit.data.evaluation_sets import (
     check_truncated_targets,
     load_set_examples,
     named_errors,
@@ -26,7 +26,7 @@ from peftkit.data.evaluated_sets import (
 )
 from peftkit.data.examples import to_examples
 from peftkit.data.probes.prepared_probe import PreparedProbe, prepare_probes
-from peftkit.data.row_digests import digest_examples, digest_rows
+from peftkit.data.row_hashes import digest_examples, digest_rows
 from peftkit.data.row_subsets import resample_indices
 from peftkit.data.token_batches import RowsPerStep, check_step_sizes, step_sizes
 from peftkit.data.tokenized_split import (

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from peftkit.recipe.tables import RunConfig
+from peftkit.recipe.tables.run_config import RunConfig
 
 DEFAULT_SUBSET_FRACTION = 0.5
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from peftkit.macs.flop_counter import Operation
 from peftkit.macs.length_polynomial import LengthPolynomial, Lengths
-from peftkit.macs.op_counter import Operation
 from peftkit.macs.operation_traces import OperationTraces
 from peftkit.macs.shadow_models import VALUE_ERRORS
 

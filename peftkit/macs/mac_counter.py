@@ -5,7 +5,7 @@ forward and backward passes are counted with torch's formulas, from the operatio
 gradients of frozen parameters are not counted, and activations that gradient checkpointing recomputes are counted
 again. Element-wise operations and the optimizer's step are counted separately.
 
-This module counts one pass; ``train.mac_counting`` makes a run's counter, and ``meters.macs`` adds up its counts.
+This module counts one pass; ``train.build_mac_counter`` makes a run's counter, and ``meters.macs`` adds up its counts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from peftkit.errors import RunError
 from peftkit.macs.activation_memory import StepMemory
 from peftkit.macs.eager_attention import eager_attention
+from peftkit.macs.flop_counter import OpCounter, Operation
 from peftkit.macs.interpolated_counts import Interpolated, ShapeFamily, Shapes, StepMacs
-from peftkit.macs.op_counter import OpCounter, Operation
 from peftkit.macs.optimizer_costs import MakeOptimizer, OptimizerCosts, count_optimizer_step
 from peftkit.macs.shadow_models import (
     VALUE_ERRORS,

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any
 
-from peftkit.macs.op_counter import Operation, count_operation
+from peftkit.macs.flop_counter import Operation, count_operation
 
 Point = tuple[int, ...]
 PROVEN_IN_ONE, PROVEN_IN_MORE = 1, 2

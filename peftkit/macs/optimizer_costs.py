@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.macs.activation_memory import StepMemory
-from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.flop_counter import OpCounter
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from peftkit.macs.known_whole_numbers import KnownWholeNumbers, whole_numbers
+from peftkit.macs.index_values import KnownWholeNumbers, whole_numbers
 
 COUNTS = ("choices", "input_tokens", "step_choices", "step_rows")
 """Tensors of a batch that hold counts: the model needs their values, not only their shapes."""

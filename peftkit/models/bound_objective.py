@@ -14,11 +14,11 @@ from peftkit.components.family_services import ReferenceModel
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.models.batches.collated_batch import CHOICES, BatchCounts, CollatedBatch, with_tensors
-from peftkit.models.batches.compared_rows import STEP_CHOICES, STEP_LABELS, STEP_ROWS, TWO_PASSES
+from peftkit.models.batches.in_batch_negatives import STEP_CHOICES, STEP_LABELS, STEP_ROWS, TWO_PASSES
 from peftkit.models.batches.padding import split_batch
-from peftkit.models.decoding.reference_model import evaluation_mode
 from peftkit.models.family import ModelFamily
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, identify_texts
+from peftkit.models.reference_model import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.prefix_cache import base_for_cache
 from peftkit.models.family import ModelFamily
 from peftkit.models.heads.chunked_logprobs import Target, target_logprobs
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)

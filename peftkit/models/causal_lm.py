@@ -37,11 +37,11 @@ from peftkit.models.decoding.prefix_cache import (
     run_on,
     slice_cache,
 )
-from peftkit.models.heads.target_positions import find_output_layer, select_positions
+from peftkit.models.heads.logits_to_keep import find_output_layer, select_positions
+from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_tokenization import Prompt, append_eos, ids_after_prompt
 from peftkit.models.special_tokens import embedding_size, read_generated, token_ids
-from peftkit.models.token_losses import sum_logprobs
 
 
 class CausalLM(CachedScorer):

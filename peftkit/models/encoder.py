@@ -18,10 +18,10 @@ from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.prefix_cache import accepts_argument
 from peftkit.models.family import ModelFamily
+from peftkit.models.heads.token_losses import at_least_float32, tolerance
 from peftkit.models.lengths.truncation import truncate_context, truncate_pairs
 from peftkit.models.lengths.windows import tokenize_windows
 from peftkit.models.special_tokens import check_candidates_differ
-from peftkit.models.token_losses import at_least_float32, tolerance
 
 AVERAGED = "averaged"
 """Key of a batch whose rows are pairs in both orders: the outputs of the texts of a row are averaged."""

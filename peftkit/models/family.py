@@ -18,6 +18,7 @@ from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import find_pad_id, pad_batch
 from peftkit.models.batches.text_states import TextStates, no_model_file
+from peftkit.models.heads.token_losses import sum_cross_entropy, target_loglikelihoods
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.length_limits import check_min_length
 from peftkit.models.lengths.truncation import truncate_context, truncate_end, truncate_target
@@ -31,7 +32,6 @@ from peftkit.models.special_tokens import (
     find_eos_id,
     token_ids,
 )
-from peftkit.models.token_losses import sum_cross_entropy, target_loglikelihoods
 
 Ids = list[list[int]]
 

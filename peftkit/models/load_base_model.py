@@ -34,13 +34,13 @@ from peftkit.models.checkpoints.loading_report import LoadingReport, check_loadi
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, read_model_file, stored_tensors
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
-from peftkit.models.decoding.reference_model import expected_reference
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
 from peftkit.models.lengths.length_limits import fix_attention_type
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.parameter_counts import count_parameters
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.model_names import architectures_problem, is_local_model, model_kind, model_path

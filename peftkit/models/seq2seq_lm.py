@@ -27,6 +27,7 @@ from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.kv_cache_check import generate
 from peftkit.models.decoding.prefix_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.decoding.sampling import make_processors
+from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.prompt_tokenization import append_eos
 from peftkit.models.special_tokens import (
     SpecialTokens,
@@ -35,7 +36,6 @@ from peftkit.models.special_tokens import (
     read_generated,
     token_ids,
 )
-from peftkit.models.token_losses import sum_logprobs
 
 MAX_PACKED = 512
 """Longest sequence of packed candidates; in longer ones, attention computes too many pairs that are masked."""

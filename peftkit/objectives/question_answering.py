@@ -17,7 +17,7 @@ from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import NO_ANSWER, Row, TextWindow
 from peftkit.errors import LengthError, RowError
 from peftkit.objectives.completions import FreeGeneration, rewrite_texts
-from peftkit.objectives.token_places import windows_as_texts
+from peftkit.objectives.window_offsets import windows_as_texts
 from peftkit.text_normalization import normalize
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from peftkit.components import Example, Head, ModelKind, Objective, Prediction, 
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import IGNORE_INDEX, Row
 from peftkit.errors import RowError
-from peftkit.objectives.token_places import assign_tokens, windows_as_texts
+from peftkit.objectives.window_offsets import assign_tokens, windows_as_texts
 from peftkit.tag_schemes import OUTSIDE, SCHEME_KEY, SchemeName, entities
 
 if TYPE_CHECKING:

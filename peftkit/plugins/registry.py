@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from peftkit.components import Callback, Component, Meter, Method, Metric, Objective, Preset, Task
 from peftkit.components.component import LazyComponent
-from peftkit.components.method_names import find_left_out, find_typo, suggest_method
+from peftkit.components.method_suggestions import find_left_out, find_typo, suggest_method
 from peftkit.errors import PluginError, closest, comma_separated
 
 Kind = Literal["method", "task", "objective", "metric", "meter", "callback"]

@@ -18,7 +18,7 @@ from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import EvaluationSet
+from peftkit.recipe.tables.evaluate_config import EvaluationSet
 from peftkit.recipe.toml_lines import KeyPath
 
 C = TypeVar("C", bound=Component)

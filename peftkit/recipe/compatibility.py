@@ -18,7 +18,8 @@ from peftkit.recipe.model_names import is_local_model, model_kind, text_config
 from peftkit.recipe.partial_recipe import known, listed
 from peftkit.recipe.probes.probe_conflicts import probe_conflicts
 from peftkit.recipe.recipe import LOSS, Recipe
-from peftkit.recipe.tables import TrainConfig, parse_interval
+from peftkit.recipe.tables.intervals import parse_interval
+from peftkit.recipe.tables.train_config import TrainConfig
 from peftkit.recipe.toml_lines import KeyPath
 
 Conflict = tuple[KeyPath, str]

@@ -14,7 +14,7 @@ from peftkit.components.options.library_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.partial_recipe import InvalidKeyError, known
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import TrainConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 from peftkit.recipe.toml_lines import KeyPath
 
 ELEMENTWISE = ("adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd")

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, c
 from peftkit.components import Task
 from peftkit.errors import PluginError
 from peftkit.recipe.probes.probe_config import ProbeConfig
-from peftkit.recipe.tables import EvaluationSet
+from peftkit.recipe.tables.evaluate_config import EvaluationSet
 
 RESERVED_NAMES = (
     *("train", "dev", "test", "step", "samples", "epoch", "tokens", "cost", "calibration", "curve", "format"),

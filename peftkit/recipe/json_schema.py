@@ -15,7 +15,7 @@ from peftkit.plugins import Kind, Registry
 from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.messages.type_names import aliases
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 
 RECIPE_TABLES = ("run", "model", "task", "method", "objective", "train", "evaluate", "track")
 """The tables of which a recipe has one."""

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from peftkit.components import Component, Method
-from peftkit.components.method_names import find_spelling
+from peftkit.components.method_suggestions import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets

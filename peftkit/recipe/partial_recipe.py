@@ -19,7 +19,7 @@ from peftkit.recipe.component_validation import LISTED
 from peftkit.recipe.messages.validation_errors import key_path, to_json
 from peftkit.recipe.model_names import BUILT_IN_MODELS
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 from peftkit.recipe.toml_lines import KeyPath
 
 MAX_PASSES = 20

@@ -27,8 +27,12 @@ from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.probes.probe_tasks import RecipeProbe, find_probe_errors, make_probe, make_probe_task
-from peftkit.recipe.sections.config_table import ConfigTable
-from peftkit.recipe.tables import EvaluateConfig, ModelConfig, RunConfig, TrackConfig, TrainConfig
+from peftkit.recipe.tables.config_table import ConfigTable
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig
+from peftkit.recipe.tables.model_config import ModelConfig
+from peftkit.recipe.tables.run_config import RunConfig
+from peftkit.recipe.tables.track_config import TrackConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 
 FORMAT = RECIPE_FORMAT
 """The version of recipes; newer ones are rejected."""

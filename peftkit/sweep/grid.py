@@ -18,7 +18,7 @@ from peftkit.errors import InputError, Problem, RecipeError, comma_separated, di
 from peftkit.plugins import Kind, Registry
 from peftkit.recipe import Recipe, drop_none, load_recipe
 from peftkit.recipe.recipe_file import load_raw, override_file
-from peftkit.recipe.tables import RunConfig
+from peftkit.recipe.tables.run_config import RunConfig
 from peftkit.sweep.sweep_file import SweepConfig
 
 KINDS: Mapping[str, Kind] = {"method": "method", "task": "task"}

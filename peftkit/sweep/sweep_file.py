@@ -14,7 +14,7 @@ from peftkit.errors import InputError, Problem, RecipeError, comma_separated, di
 from peftkit.file_formats import SWEEP_KEYS, rename_keys
 from peftkit.recipe.messages.validation_errors import to_json
 from peftkit.recipe.recipe_file import format_key
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 from peftkit.recipe.toml_lines import KeyPath, key_positions
 
 FORMAT = 1

@@ -19,7 +19,8 @@ from peftkit.errors import ModelError, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 from peftkit.recipe.model_names import model_config, model_kind
-from peftkit.recipe.tables import WITHOUT_COST, RunConfig
+from peftkit.recipe.tables.run_config import RunConfig
+from peftkit.recipe.tables.train_config import WITHOUT_COST
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.estimate_processes import estimate_in_processes, processes_for
 from peftkit.sweep.grid import Grid, RejectedStudy

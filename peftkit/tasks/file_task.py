@@ -24,7 +24,7 @@ from peftkit.data_files import (
 )
 from peftkit.errors import DataError, InputError
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource, files_of
-from peftkit.tasks.sources.evaluated_task import EvaluatedTask
+from peftkit.tasks.sources.evaluation_set_task import EvaluatedTask
 from peftkit.tasks.sources.folders import Files
 
 GLOB = "glob"

@@ -17,7 +17,8 @@ from peftkit.components.lazy_number import LateSum
 from peftkit.data.dataloader import row_order
 from peftkit.data.pipeline import PreparedData
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import BudgetConfig, parse_interval
+from peftkit.recipe.tables.intervals import parse_interval
+from peftkit.recipe.tables.train_config import BudgetConfig
 
 FIRST = 0.001
 """Share of the budget at which the first evaluation of a logarithmic interval is due."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftkit.components import EvaluationResult, TrainContext
 from peftkit.components.callback import TrainerCallback
-from peftkit.recipe.tables import EarlyStoppingConfig
+from peftkit.recipe.tables.train_config import EarlyStoppingConfig
 
 EARLY_STOPPING = "train.early_stopping"
 """The name under which its state and its stop are recorded; components have no dot in theirs."""

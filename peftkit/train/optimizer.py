@@ -12,7 +12,7 @@ from peftkit.components.model_parts.head_parameters import is_head_parameter
 from peftkit.errors import InputError
 from peftkit.recipe import Recipe
 from peftkit.recipe.optimizer_names import torch_optimizers
-from peftkit.recipe.tables import TrainConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 
 LR_MULTIPLIER = "lr_multiplier"
 """Key of a parameter group: its factor of the recipe's learning rate."""

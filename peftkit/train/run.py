@@ -16,8 +16,8 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from pydantic_core import to_jsonable_python
 
+from peftkit.data.cacheable_layers import with_frozen_layers
 from peftkit.data.dataloader import effective_batch_size, first_batches
-from peftkit.data.frozen_layers import with_frozen_layers
 from peftkit.data.input_digests import (
     compute_input_digests,
     input_digests,
@@ -48,12 +48,12 @@ from peftkit.recipe.check_recipe import check_method_options
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.train.budget import planned_steps_of_run
+from peftkit.train.build_mac_counter import make_mac_counter
 from peftkit.train.callbacks import Checkpoints, MeterList
 from peftkit.train.checkpoint import CHECKPOINTS, latest_checkpoint
 from peftkit.train.checkpoint_selection import CheckpointSelector
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.evaluation import REUSED, Evaluations
-from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.optimizer import check_optimizer_options
 from peftkit.train.resume import changed_versions, check_inputs, find_run_to_resume
 from peftkit.train.steps.parallel_strategies import accelerator_options

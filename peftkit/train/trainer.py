@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from peftkit.components import StepStats, TrainContext
 from peftkit.components.callback import StepResult, TrainerCallback
-from peftkit.data.batch_splitter import exact_splitter
 from peftkit.data.dataloader import effective_batch_size, train_dataloader
+from peftkit.data.microbatches import exact_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import DivergedError, RunError, StopRequested
 from peftkit.macs.interpolated_counts import StepMacs
@@ -25,11 +25,11 @@ from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch
 from peftkit.models.method_errors import explain_method_errors
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import parse_bytes
+from peftkit.recipe.tables.intervals import parse_bytes
 from peftkit.run_directory import RunDirectory
+from peftkit.train.build_mac_counter import StepCounter
 from peftkit.train.callbacks import CallbackList
 from peftkit.train.checkpoint import Checkpoint
-from peftkit.train.mac_counting import StepCounter
 from peftkit.train.optimizer import set_learning_rate
 from peftkit.train.schedule import make_schedule
 from peftkit.train.state import StopRequest, TrainState

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from peftkit.analysis.dry_run import apply_recipe_method
 from peftkit.analysis.simulated_steps import simulate_steps
-from peftkit.data.batch_splitter import BatchSplitter, make_splitter
+from peftkit.data.cacheable_layers import may_change_training, with_frozen_layers
 from peftkit.data.dataloader import effective_batch_size
-from peftkit.data.frozen_layers import may_change_training, with_frozen_layers
+from peftkit.data.microbatches import BatchSplitter, make_splitter
 from peftkit.data.pipeline import PreparedData
 from peftkit.errors import InputError, PeftkitError, summarize_error
 from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.shadow_models import VALUE_ERRORS
-from peftkit.models.decoding.reference_model import expected_reference
 from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
 from peftkit.models.parameter_counts import count_parameters
+from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.train.budget import Progress, budget_used
+from peftkit.train.build_mac_counter import make_mac_counter
 from peftkit.train.early_stopping import EARLY_STOPPING, EarlyStopping
-from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.steps.reference_passes import STORED, count_reference_passes
 from peftkit.verify.results import Check, NotRecomputable, cannot_check, check_value
 from peftkit.verify.stored_files import RecordedRun

@@ -20,7 +20,7 @@ from peftkit.components.options.option_docstrings import option_descriptions
 from peftkit.plugins import BASE_CLASSES, Entry, Registry, load_registry
 from peftkit.recipe.messages.type_names import aliases, describe_field
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 from peftkit.sweep.sweep_file import SweepConfig
 
 FACTS = {

@@ -9,7 +9,7 @@ import torch
 
 from peftkit.analysis.serving_cost import estimate_serving
 from peftkit.macs.eager_attention import eager_attention
-from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.flop_counter import OpCounter
 from peftkit.models.load_base_model import apply_method, init_random_base
 from tests.tiny_runs import Make
 

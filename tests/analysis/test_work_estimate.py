@@ -14,7 +14,7 @@ from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load_base_model import apply_method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
-from peftkit.train.mac_counting import create_mac_counter
+from peftkit.train.build_mac_counter import create_mac_counter
 from tests.conftest import exhaustive_unless_quick
 from tests.tiny_runs import Make
 

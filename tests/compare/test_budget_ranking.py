@@ -9,7 +9,7 @@ import pytest
 from peftkit.compare.budget_ranking import rank_within_budget
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import find_runs
-from peftkit.compare.quantities import parse_budget, parse_bytes
+from peftkit.compare.units import parse_budget, parse_bytes
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
 

@@ -14,7 +14,7 @@ from peftkit.cli import main
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import find_runs
-from peftkit.compare.scores_by_cost import area_under_curve, reached_at, score_at
+from peftkit.compare.learning_curves import area_under_curve, reached_at, score_at
 from peftkit.errors import InputError
 from tests.compare.conftest import Plant, with_values
 

@@ -17,8 +17,8 @@ from peftkit import Example, Metric
 from peftkit.compare.comparison import compare
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import LoadedRun, find_runs
+from peftkit.compare.learning_curves import learning_curve
 from peftkit.compare.per_example_scores import _registry, read_example_scores, read_group_scores
-from peftkit.compare.scores_by_cost import learning_curve
 from peftkit.errors import InputError
 from peftkit.plugins import Entry, Registry
 from peftkit.run_directory import RunDirectory

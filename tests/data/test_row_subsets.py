@@ -21,7 +21,7 @@ from peftkit.errors import RecipeError, RunError
 from peftkit.models.load_base_model import apply_method, load_base
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import RunConfig
+from peftkit.recipe.tables.run_config import RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
 from peftkit.train.run import run

@@ -23,7 +23,8 @@ from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ChoiceRanking, FreeGeneration, LabelRanking, RegressionHead
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import EvaluateConfig, RunConfig
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig
+from peftkit.recipe.tables.run_config import RunConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from tests.tiny_runs import ColourNumber, Make

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from peftkit.analysis.cost_estimate import estimate_cost
-from peftkit.data.frozen_layers import with_frozen_layers
+from peftkit.data.cacheable_layers import with_frozen_layers
 from peftkit.data.pipeline import prepare_data
 from peftkit.distributed.accelerator import make_accelerator
 from peftkit.errors import RunInterrupted, StopRequested

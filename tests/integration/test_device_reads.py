@@ -40,7 +40,7 @@ READS_BY_PEFT = {
 """Methods for which peft reads values in a step, with the reason; some are counted on the model for it."""
 
 
-PEFT_PLACES = ("tuners/", "torch/distributions/", "op_counter.py")
+PEFT_PLACES = ("tuners/", "torch/distributions/", "flop_counter.py")
 """The files that may read for these methods."""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peftkit.analysis.cost_estimate import estimate_cost
-from peftkit.data import batch_splitter
-from peftkit.data.batch_splitter import PassCosts
+from peftkit.data import microbatches
+from peftkit.data.microbatches import PassCosts
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
@@ -17,7 +17,7 @@ from tests.tiny_runs import Make
 def test_a_split_run_has_the_plain_scores_and_records_its_own_work(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_splitter, "pass_costs", lambda model: PassCosts(0.0, {}))
+    monkeypatch.setattr(microbatches, "pass_costs", lambda model: PassCosts(0.0, {}))
     options = (
         "task.name=colour_text",
         "method.name=quiet",

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from peftkit import Method
 from peftkit.errors import RunError
 from peftkit.macs import mac_counter as mac_counter
+from peftkit.macs.flop_counter import OpCounter
 from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.length_polynomial import LengthPolynomial
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.shadow_models import shadow_models
 from peftkit.methods.full import Full
 from peftkit.methods.lora import Lora
@@ -144,7 +144,7 @@ def test_cached_output_shapes_do_not_change_counts(
     model = apply_method(method, architecture)
     anew = []
     for _ in range(2):
-        monkeypatch.setattr("peftkit.macs.op_counter.OUTPUT_SHAPES", {})
+        monkeypatch.setattr("peftkit.macs.flop_counter.OUTPUT_SHAPES", {})
         anew.append(MacCounter(model, model_loss).count(batch(architecture)))
     known = MacCounter(model, model_loss).count(batch(architecture))
     assert anew[0] == anew[1] == known

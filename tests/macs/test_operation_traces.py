@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from peftkit.analysis.simulated_steps import prepare_training_rows
 from peftkit.data.dataloader import shortest_and_longest_batch
 from peftkit.errors import PeftkitError
+from peftkit.macs.flop_counter import OpCounter, count_operation
 from peftkit.macs.interpolated_counts import ShapeFamily, StepMacs
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.op_counter import OpCounter, count_operation
 from peftkit.macs.operation_traces import OperationTraces
 from peftkit.models.load_base_model import apply_method, init_random_base
 from peftkit.plugins import load_registry
 from peftkit.testing import tiny_model
-from peftkit.train.mac_counting import create_mac_counter
+from peftkit.train.build_mac_counter import create_mac_counter
 from tests.conftest import exhaustive_unless_quick
 from tests.tiny_runs import Make
 
@@ -167,7 +167,7 @@ def test_a_formula_that_needs_more_than_shapes_leaves_the_polynomial(monkeypatch
     def formula(left: Tensor, right: Tensor, out_val: Tensor) -> int:
         return 2 * left.numel() * right.shape[1]
 
-    monkeypatch.setattr("peftkit.macs.op_counter.flop_registry", {torch.ops.aten.mm: formula})
+    monkeypatch.setattr("peftkit.macs.flop_counter.flop_registry", {torch.ops.aten.mm: formula})
     family = ShapeFamily()
     for rows in (2, 40, 9, 12, 30):
         operations = trace(lambda source, target: torch.ones(source, 3) @ torch.ones(3, target), rows, 5)

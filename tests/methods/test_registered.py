@@ -20,7 +20,7 @@ from peftkit.methods.peft_base import PeftMethod
 from peftkit.methods.peft_factory import HIDDEN
 from peftkit.methods.published_learning_rates import PEFT_LEARNING_RATES
 from peftkit.plugins import load_registry
-from peftkit.recipe.tables import TrainConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 from peftkit.testing import check_published_rates
 
 METHODS: list[Any] = [e.component for e in load_registry("").all("method", presets=False).values()]

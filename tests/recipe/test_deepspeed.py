@@ -15,7 +15,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, deepspeed, load_recipe
 from peftkit.recipe.check_recipe import check_recipe
 from peftkit.recipe.deepspeed import deepspeed_config, sharding_conflicts
-from peftkit.recipe.tables import DeepSpeedConfig
+from peftkit.recipe.tables.train_config import DeepSpeedConfig
 
 
 @pytest.fixture(autouse=True)

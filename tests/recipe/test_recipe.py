@@ -12,19 +12,17 @@ from peftkit.plugins import Registry
 from peftkit.recipe import load_recipe
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import (
+from peftkit.recipe.tables.config_table import ConfigTable
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig, EvaluationSet
+from peftkit.recipe.tables.model_config import ModelConfig
+from peftkit.recipe.tables.run_config import RunConfig
+from peftkit.recipe.tables.track_config import TrackConfig, WandbConfig
+from peftkit.recipe.tables.train_config import (
     BudgetConfig,
     CheckpointConfig,
-    ConfigTable,
     DeepSpeedConfig,
     EarlyStoppingConfig,
-    EvaluateConfig,
-    EvaluationSet,
-    ModelConfig,
-    RunConfig,
-    TrackConfig,
     TrainConfig,
-    WandbConfig,
 )
 
 

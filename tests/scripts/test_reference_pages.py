@@ -12,7 +12,7 @@ import peftkit
 from peftkit.cli.commands import COMMANDS
 from peftkit.plugins import load_registry
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 
 FILE = Path(__file__).parents[2] / "scripts/documents/reference_pages.py"
 

@@ -10,7 +10,7 @@ import pytest
 
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import WITHOUT_COST, TrainConfig
+from peftkit.recipe.tables.train_config import WITHOUT_COST, TrainConfig
 from peftkit.sweep.grid import Grid
 from peftkit.sweep.sweep_plan import estimate_sweep
 

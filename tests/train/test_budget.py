@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftkit.recipe.tables import BudgetConfig
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.train.budget import IntervalTrigger, Progress, budget_used, planned_steps
 
 

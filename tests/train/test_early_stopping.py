@@ -11,7 +11,7 @@ from torch import nn
 from peftkit.components import EvaluationResult, TrainContext
 from peftkit.errors import RecipeError
 from peftkit.plugins import Registry
-from peftkit.recipe.tables import EarlyStoppingConfig
+from peftkit.recipe.tables.train_config import EarlyStoppingConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.early_stopping import EarlyStopping
 from peftkit.train.run import run

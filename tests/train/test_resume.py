@@ -23,8 +23,8 @@ from peftkit.recipe import Recipe, load_recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.lock import lock_run_directory
 from peftkit.testing.processes import run_processes
+from peftkit.train.build_mac_counter import make_mac_counter
 from peftkit.train.checkpoint import state_digest
-from peftkit.train.mac_counting import make_mac_counter
 from peftkit.train.run import run
 from tests.tiny_runs import Make
 from tests.train.test_trainer import rows_of

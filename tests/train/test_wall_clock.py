@@ -13,7 +13,7 @@ import pytest
 
 from peftkit.errors import RunError
 from peftkit.plugins import Registry
-from peftkit.recipe.tables import BudgetConfig
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train import wall_clock
 from peftkit.train.budget import Progress, budget_used

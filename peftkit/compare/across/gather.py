@@ -13,10 +13,10 @@ from peftkit.compare.across.aggregate import MIN_COMPARED, AcrossTasks, TaskPost
 from peftkit.compare.input.fairness import describe_differences, flatten
 from peftkit.compare.input.groups import RunGroup, imported_notes
 from peftkit.compare.input.tuning_records import describe_transfer, tuning_record
+from peftkit.compare.learning_curves import cost, has_cost, is_number, keep_measured, lower_is_better
 from peftkit.compare.method_notes import tuning_notes
 from peftkit.compare.per_example_scores import read_group_scores
 from peftkit.compare.posterior_inputs import fit_posterior
-from peftkit.compare.scores_by_cost import cost, has_cost, is_number, keep_measured, lower_is_better
 from peftkit.compare.verdict import BEATS_BASELINES
 from peftkit.errors import InputError, comma_separated
 from peftkit.recipe.model_names import BUILT_IN_MODELS

@@ -16,7 +16,7 @@ from peftkit.compare.input.fairness import (
     optimizer_options,
 )
 from peftkit.compare.input.load_runs import LoadedRun
-from peftkit.compare.quantities import format_cost
+from peftkit.compare.units import format_cost
 from peftkit.errors import InputError, comma_separated
 from peftkit.run_directory import RunDirectory
 

@@ -14,6 +14,7 @@ from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, 
 from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import cost, has_cost
 from peftkit.compare.output.across_pages import render as render_across
 from peftkit.compare.output.figure_style import COLOURS, MARKERS, NAMES, figure_style, line_look, subplots
 from peftkit.compare.output.forgetting_figures import common_probes, draw_forgetting
@@ -22,7 +23,6 @@ from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close
 from peftkit.compare.regret import RegretCurves, regret_curves
 from peftkit.compare.retention.forgetting import choose_probe
 from peftkit.compare.run_curve import RunCurve
-from peftkit.compare.scores_by_cost import cost, has_cost
 from peftkit.errors import InputError, RunError
 
 DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}

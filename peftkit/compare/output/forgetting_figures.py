@@ -10,9 +10,9 @@ import numpy as np
 from peftkit.compare.comparison import Comparison
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import cost, is_number
 from peftkit.compare.output.figure_style import MARKERS, NAMES, line_look, subplots
 from peftkit.compare.retention.forgetting import forgetting_curve, is_relative
-from peftkit.compare.scores_by_cost import cost, is_number
 
 
 def common_probes(group: RunGroup) -> list[str]:

@@ -20,6 +20,7 @@ from peftkit.compare.comparison import Comparison, MethodRow, compare
 from peftkit.compare.input.fairness import flatten
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import AXES, cost, has_cost, lower_is_better
 from peftkit.compare.output.forgetting_figures import common_probes
 from peftkit.compare.output.regret_table import table_rows as regret_rows
 from peftkit.compare.output.regret_table import title as regret_title
@@ -29,7 +30,6 @@ from peftkit.compare.output.table_notes import notes
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import regret_curves
 from peftkit.compare.retention.frontier import compare_retention
-from peftkit.compare.scores_by_cost import AXES, cost, has_cost, lower_is_better
 from peftkit.errors import InputError, RunError
 from peftkit.run_directory import RunDirectory
 

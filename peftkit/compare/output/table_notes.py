@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from peftkit.argument_names import format_argument
 from peftkit.compare.comparison import Comparison
 from peftkit.compare.method_notes import READ_OFF_NOTE
-from peftkit.compare.quantities import format_cost
+from peftkit.compare.units import format_cost
 from peftkit.compare.verdict import MAX_NAMED, format_probability
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from peftkit.compare.budget_ranking import BudgetRanking, rank_within_budget
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import selected_row, within_budget
 from peftkit.compare.retention.forgetting import Forgetting, read_forgetting
-from peftkit.compare.scores_by_cost import selected_row, within_budget
 from peftkit.compare.verdict import format_percent
 from peftkit.errors import comma_separated
 

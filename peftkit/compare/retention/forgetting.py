@@ -12,9 +12,9 @@ import numpy as np
 from peftkit.argument_names import format_argument
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
+from peftkit.compare.learning_curves import is_number
 from peftkit.compare.per_example_scores import ExampleScores, read_base_scores, read_example_scores, same_examples
 from peftkit.compare.posterior_inputs import NOT_PROPORTIONS
-from peftkit.compare.scores_by_cost import is_number
 from peftkit.compare.statistics import Posterior, fit
 from peftkit.compare.statistics.observations import Array
 from peftkit.errors import InputError, comma_separated, did_you_mean

@@ -18,7 +18,7 @@ def cost_interval(reached: Sequence[tuple[float, float] | None], lowest: float) 
 
     Args:
         reached: For each seed, the costs of the evaluation before the level was reached and of the one that reached it
-            (see ``scores_by_cost.reached_at``).
+            (see ``learning_curves.reached_at``).
         lowest: The cost of the first training step, a lower bound.
 
     Returns:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from peftkit.components.types import SkippedRow
-from peftkit.data.evaluated_sets import (
+from peftkit.data.evaluation_sets import (
     check_truncated_targets,
     load_set_examples,
     skipped_rows_of,
     tokenize_evaluated,
     with_tokenizable_set,
 )
-from peftkit.data.row_digests import digest_examples
+from peftkit.data.row_hashes import digest_examples
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import bind_objective

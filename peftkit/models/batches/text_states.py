@@ -13,9 +13,9 @@ from peftkit.models.batches.collated_batch import CHOICES
 from peftkit.models.batches.padding import attention_mask, pad_sequences
 from peftkit.models.batches.padding_check import group_equal_lengths, ignores_padding
 from peftkit.models.decoding.prefix_cache import accepts_argument
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.models.lengths.truncation import truncate_end
 from peftkit.models.special_tokens import SpecialTokens, token_ids
-from peftkit.models.token_losses import tolerance
 
 
 def no_model_file(name: str) -> Any:

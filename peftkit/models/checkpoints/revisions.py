@@ -11,7 +11,7 @@ from peftkit.hub_commits import resolve_commit
 from peftkit.recipe import Recipe
 from peftkit.recipe.model_names import is_local_model
 from peftkit.recipe.probes.probe_config import ProbeConfig
-from peftkit.recipe.tables import EvaluationSet
+from peftkit.recipe.tables.evaluate_config import EvaluationSet
 from peftkit.run_directory import RunDirectory
 
 T = TypeVar("T", EvaluationSet, ProbeConfig)

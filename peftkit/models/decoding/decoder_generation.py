@@ -16,7 +16,7 @@ from peftkit.models.batches.padding_check import group_equal_lengths, ignores_pa
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.kv_cache_check import generate
 from peftkit.models.decoding.sampling import make_processors
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.token_losses import tolerance
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.oom import is_oom
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from peftkit.models.heads.target_positions import find_output_layer, num_outputs
-from peftkit.models.token_losses import token_logprobs, tolerance
+from peftkit.models.heads.logits_to_keep import find_output_layer, num_outputs
+from peftkit.models.heads.token_losses import token_logprobs, tolerance
 
 CHUNK_BYTES = {"cpu": 8 * 2**20}
 """Bytes of a chunk of logits, by type of device."""

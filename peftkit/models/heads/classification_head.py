@@ -18,7 +18,7 @@ from peftkit.components.model_parts.head_parameters import find_head_parameters
 from peftkit.errors import InputError, Problem, RecipeError, comma_separated
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, read_report
 from peftkit.models.checkpoints.model_files import checkpoint_keys
-from peftkit.models.heads.label_matching import (
+from peftkit.models.heads.id2label import (
     architecture_name,
     checkpoint_labels,
     head_suffixes,

@@ -14,7 +14,7 @@ from peftkit.components import ModelKind, Objective
 from peftkit.errors import comma_separated
 from peftkit.recipe.partial_recipe import known
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import EvaluateConfig
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig
 from peftkit.recipe.toml_lines import KeyPath
 
 UNUSED_SETTINGS: Mapping[str, str] = {

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 
 
 class ProbeConfig(ConfigTable):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import BudgetConfig, parse_interval
+from peftkit.recipe.tables.intervals import parse_interval
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.within.expected_time import RunTime, StudyTime
 

@@ -16,7 +16,7 @@ from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, RunError, RunInterrupted
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe, dump_recipe
-from peftkit.recipe.tables import BudgetConfig
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.sweep.grid import Grid, expand, recipe_hash
 from peftkit.sweep.process_executor import Workers

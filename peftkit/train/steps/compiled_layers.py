@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.errors import summarize_error
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.oom import is_oom
 from peftkit.recipe import Recipe
 

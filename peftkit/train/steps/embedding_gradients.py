@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from peftkit.recipe.tables import TrainConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 from peftkit.train.steps.replaced_functions import ReplacedFunctions
 
 Uses = list[tuple[nn.Parameter, Tensor, Tensor]]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CHOICES, choices_per_row
-from peftkit.models.batches.compared_rows import describe_step
+from peftkit.models.batches.in_batch_negatives import describe_step
 
 ComputeOutputs = Callable[[dict[str, Tensor], int], Tensor]
 """Computes the outputs of a microbatch, given its number, of shape (texts, features)."""

@@ -21,7 +21,9 @@ from peftkit.errors import RunError
 from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import BoundObjective
-from peftkit.models.decoding.reference_model import (
+from peftkit.models.heads.token_losses import tolerance
+from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
+from peftkit.models.reference_model import (
     DisabledAdapter,
     StoredReference,
     Values,
@@ -29,8 +31,6 @@ from peftkit.models.decoding.reference_model import (
     batches_of_texts,
     values_dtype,
 )
-from peftkit.models.load_base_model import LoadedBase, init_random_base, load_base
-from peftkit.models.token_losses import tolerance
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)

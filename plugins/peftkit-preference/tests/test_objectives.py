@@ -18,13 +18,13 @@ from peftkit.analysis.cost_estimate import estimate_cost
 from peftkit.cli import main
 from peftkit.data.pipeline import prepare_data
 from peftkit.methods.peft_base import PeftMethod
-from peftkit.models.decoding.reference_model import DisabledAdapter
 from peftkit.models.load_base_model import apply_method, load_base
+from peftkit.models.reference_model import DisabledAdapter
 from peftkit.run_directory import RunDirectory
 from peftkit.testing import check_objective
 from peftkit.testing.processes import run_processes
 from peftkit.testing.run_checks import EVERY_STEP, check_equal_results, check_resume_after, registry_with
-from peftkit.train.mac_counting import create_mac_counter
+from peftkit.train.build_mac_counter import create_mac_counter
 from peftkit.train.steps.reference_passes import DISABLED, STORED, ReferencePasses, count_reference_passes
 from peftkit_preference import Dpo, Kto, PreferencePairs, SimPo, UnpairedPreference
 from peftkit_preference.preference_losses import kto_loss

@@ -20,7 +20,7 @@ from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.html_report import render_report
 from peftkit.compare.output.table_formats import FORMATS, render
 from peftkit.errors import InputError
-from peftkit.recipe.tables import BudgetConfig
+from peftkit.recipe.tables.train_config import BudgetConfig
 from peftkit.run_directory import device_name
 from tests.compare.conftest import Plant
 

@@ -10,11 +10,11 @@ from peftkit.compare.comparison import compare
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.importers import import_file
 from peftkit.compare.input.load_runs import find_runs
+from peftkit.compare.learning_curves import lower_is_better
 from peftkit.compare.output.figures import draw_figures
 from peftkit.compare.output.html_report import render_report
 from peftkit.compare.output.table_formats import render
 from peftkit.compare.output.table_notes import notes
-from peftkit.compare.scores_by_cost import lower_is_better
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
 from peftkit.recipe import load_recipe

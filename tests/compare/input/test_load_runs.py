@@ -10,11 +10,11 @@ from peftkit.compare.comparison import compare
 from peftkit.compare.input.fairness import FAIRNESS_CHECKS
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import compare_by_set, find_runs, read_run
+from peftkit.compare.learning_curves import learning_curve, mean_set_scores, mean_values_beside, selected_score
 from peftkit.compare.matched_methods import load_groups
 from peftkit.compare.output.table_formats import flat_records, render, table_rows
 from peftkit.compare.per_example_scores import read_example_scores
 from peftkit.compare.recorded_baselines import recorded_baselines
-from peftkit.compare.scores_by_cost import learning_curve, mean_set_scores, mean_values_beside, selected_score
 from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.harness_results import write_harness_result

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from peftkit.compare.scores_by_cost import reached_at
+from peftkit.compare.learning_curves import reached_at
 from peftkit.compare.statistics.cost_uncertainty import cost_interval, reach_probability
 
 SCENARIOS = 100

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import group_runs
 from peftkit.compare.input.load_runs import find_runs
-from peftkit.compare.scores_by_cost import area_under_curve
+from peftkit.compare.learning_curves import area_under_curve
 from peftkit.compare.statistics import Posterior, fit
 from peftkit.compare.statistics.pareto_front import front_probabilities, on_pareto_front, pareto_front
 from tests.compare.conftest import HALF_EFFORT, Plant

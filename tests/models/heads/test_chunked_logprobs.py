@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peftkit.models.heads import chunked_logprobs as chunked
 from peftkit.models.heads.chunked_logprobs import Target, target_logprobs
-from peftkit.models.token_losses import token_logprobs
+from peftkit.models.heads.token_losses import token_logprobs
 from peftkit.testing import tiny_model
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from peftkit.errors import RowError
 from peftkit.models.lengths.windows import tokenize_windows
-from peftkit.objectives.token_places import assign_tokens
+from peftkit.objectives.window_offsets import assign_tokens
 from peftkit.recipe.model_names import model_path
 
 TEXT = "the big leaf of a tree is green and the rose is red but the sea is blue"

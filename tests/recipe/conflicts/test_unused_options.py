@@ -13,7 +13,7 @@ from peftkit.errors import RecipeError
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.conflicts.unused_options import UNUSED_SETTINGS
-from peftkit.recipe.tables import EvaluateConfig
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig
 
 MODELS = {"encoder": "pocket-encoder", "decoder": "pocket-decoder", "encoder-decoder": "pocket-t5"}
 SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]', "candidate_end": "false"}

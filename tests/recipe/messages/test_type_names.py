@@ -23,7 +23,7 @@ from peftkit.recipe.messages.type_names import (
     takes_dates,
 )
 from peftkit.recipe.recipe import Recipe
-from peftkit.recipe.tables import BudgetConfig, TrainConfig
+from peftkit.recipe.tables.train_config import BudgetConfig, TrainConfig
 
 
 class Colour(enum.Enum):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from peftkit.plugins import Registry
-from peftkit.recipe.tables import TrainConfig
+from peftkit.recipe.tables.train_config import TrainConfig
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from peftkit.train.steps.embedding_gradients import added_embedding_gradients, applies, kept_embedding_gradients

@@ -19,14 +19,14 @@ from peftkit.macs.interpolated_counts import StepMacs
 from peftkit.methods.full import Full
 from peftkit.methods.selective import TopLayers
 from peftkit.models import BoundObjective
-from peftkit.models.batches.compared_rows import describe_processes
+from peftkit.models.batches.in_batch_negatives import describe_processes
 from peftkit.models.load_base_model import load_base
 from peftkit.objectives import ContrastiveEmbedding, SimilarityEmbedding
 from peftkit.recipe import Recipe
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.processes import run_processes
 from peftkit.testing.run_checks import only_run, recipe_maker, registry_with
-from peftkit.train.mac_counting import create_mac_counter
+from peftkit.train.build_mac_counter import create_mac_counter
 from peftkit.train.steps.gradient_cache import GradientCache
 from tests.tiny_runs import ColourDocuments, ColourSimilarity
 

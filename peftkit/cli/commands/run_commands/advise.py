@@ -43,8 +43,8 @@ class AdviseCommand(SubCommand):
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.compare.budget_ranking import rank_within_budget
         from peftkit.compare.output.table_formats import render_pages
-        from peftkit.compare.quantities import parse_budget, parse_bytes
         from peftkit.compare.retention.forgetting import parse_limit
+        from peftkit.compare.units import parse_budget, parse_bytes
 
         if args.probe and not args.forget:
             raise InputError("--probe names the probe of --forget; say how much may be forgotten, as in --forget 2%")
@@ -100,7 +100,7 @@ def _document(advice: BudgetRanking) -> dict[str, Any]:
 
 def _page(advice: BudgetRanking) -> Page:
     from peftkit.compare.output.table_formats import Page
-    from peftkit.compare.quantities import format_cost
+    from peftkit.compare.units import format_cost
 
     verdict = advice.verdict
     heads = ("method", "score", "95 % interval", "P(best)", f"reached at ({verdict.axis})", "note")

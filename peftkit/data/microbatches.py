@@ -19,8 +19,8 @@ from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.batches.padding import TARGET_COLUMNS, padded_lengths
-from peftkit.models.heads.target_positions import find_output_layer
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.logits_to_keep import find_output_layer
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.recipe import Recipe
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from peftkit.components.types import TokenizedRow
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import CausalLM
 from peftkit.models.batches.padding import TARGET_COLUMNS
-from peftkit.models.heads.target_positions import find_output_layer, select_positions
+from peftkit.models.heads.logits_to_keep import find_output_layer, select_positions
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, run_spec, tiny_model
 from peftkit.testing.tiny_models import FAMILIES

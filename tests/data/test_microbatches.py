@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from peftkit import Example
 from peftkit.components import ModelKind
-from peftkit.data.batch_splitter import BatchSplitter, PassCosts, exact_splitter, group_similar_lengths, pass_costs
+from peftkit.data.microbatches import BatchSplitter, PassCosts, exact_splitter, group_similar_lengths, pass_costs
 from peftkit.models import BoundObjective
 from peftkit.models.batches.padding import TARGET_COLUMNS
 from peftkit.recipe.model_names import model_path

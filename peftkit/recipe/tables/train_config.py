@@ -1,110 +1,23 @@
-"""The tables of a recipe that name no component, as frozen, strict pydantic models; and intervals in them."""
+"""The table ``[train]`` of a recipe, with its subtables."""
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from peftkit.file_formats import DEFAULT_TRACKERS
-from peftkit.recipe.model_names import validate_model_name
 from peftkit.recipe.optimizer_names import validate_optimizer_name
-from peftkit.recipe.sections.config_table import ConfigTable
-from peftkit.recipe.sections.generation import GenerationKeys
+from peftkit.recipe.tables.config_table import ConfigTable
+from peftkit.recipe.tables.intervals import MIN_AMOUNT, parse_bytes, parse_interval, raise_problem
 
-MIN_AMOUNT = 1e-6
-"""The smallest budget and interval."""
+HEAD_LEARNING_RATE = 1e-3
+"""The learning rate of classification heads where the recipe sets none."""
 WITHOUT_COST = (
     *("learning_rate", "head_learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "on_nan", "workers"),
     *("checkpoint", "early_stopping", "fast_dropout", "compile", "keep_memory", "activation_offloading"),
 )
 """Keys of ``train`` that change neither the model nor the multiply-accumulates of a step."""
-
-
-def parse_interval(text: str) -> tuple[float, str]:
-    """Parse an interval: ``"100 steps"`` → ``(100, "steps")``; also ``"0.5 epochs"``, ``"10%"`` and ``"20 log"``."""
-    match = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]+)?)\s*(steps?|epochs?|%|log)\s*", text)
-    number, unit = (float(match[1]), match[2]) if match else (0.0, "")
-    unit = unit if unit in ("%", "log") else unit.rstrip("s") + "s"
-    fractional = unit in ("steps", "log") and number != int(number)
-    if number < MIN_AMOUNT or fractional or (unit == "%" and number > 100) or (unit == "log" and number < 2):
-        template = (
-            "must be written as '100 steps', '0.5 epochs', '10%' (of the budget) or '20 log', above zero, not {text}"
-        )
-        raise PydanticCustomError("interval", template, {"text": repr(text)})
-    return number, unit
-
-
-def parse_bytes(text: str) -> int:
-    """Parse a size: ``"2GiB"`` → ``2147483648``; also MiB, KiB, and the decimal GB, MB and KB."""
-    match = re.fullmatch(r"\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*([KMGT])(i?)B\s*", text)
-    size = 0 if match is None else int(float(match[1]) * (1024 if match[3] else 1000) ** ("KMGT".index(match[2]) + 1))
-    if not size:
-        template = "must be written as '2GiB' or '500MB', above zero, not {text}"
-        raise PydanticCustomError("size", template, {"text": repr(text)})
-    return size
-
-
-class RunConfig(ConfigTable):
-    """The run's name, seeds and output folder."""
-
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    """The prefix of the run directory's name."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
-    """Seed of dropout and of the training sample; the default of `init_seed` and `order_seed`."""
-    init_seed: int | None = Field(default=None, ge=0, lt=2**32)
-    """Seed of new weights: those of the method and of a new head. Defaults to `seed`."""
-    order_seed: int | None = Field(default=None, ge=0, lt=2**32)
-    """Seed of the order of the training rows. Defaults to `seed`."""
-    resample_train: Literal["bootstrap", "subset"] | None = None
-    """Draw the training rows by `seed`, the same for every method: `"bootstrap"` draws as many as there are, with
-    replacement; `"subset"` draws a share of them without. Defaults to all rows."""
-    subset_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """The share of the training rows that `resample_train = "subset"` draws. Defaults to 0.5."""
-    output: str = Field(default="runs", min_length=1)
-    """The folder of the run directories."""
-
-    @property
-    def effective_init_seed(self) -> int:
-        """The seed of new weights."""
-        return self.seed if self.init_seed is None else self.init_seed
-
-    @property
-    def effective_order_seed(self) -> int:
-        """The seed of the order of the training rows."""
-        return self.seed if self.order_seed is None else self.order_seed
-
-
-class ModelConfig(ConfigTable):
-    """The pre-trained model."""
-
-    name: str = Field(min_length=1)
-    """A Hugging Face Hub id, a local folder, or a built-in model: pocket-t5, pocket-decoder, pocket-encoder."""
-    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
-    """The dtype that weights are loaded in, whatever they were saved in; float64 is for checks."""
-    revision: str | None = None
-    """A branch, tag or commit of a Hub model."""
-    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    """The attention implementation of transformers. Defaults to the choice of transformers."""
-    quantization: Literal["4bit", "8bit"] | None = None
-    """Quantize frozen weights with bitsandbytes to 4 bits (NF4 of QLoRA, Dettmers et al., 2023) or 8 bits (LLM.int8,
-    Dettmers et al., 2022); needs a GPU and a method that adds parameters."""
-    trust_remote_code: bool = False
-    """Allow code from the Hub model's repository to run."""
-    keep_head: bool = False
-    """Keep the classification head of an encoder's checkpoint, matched to the task's labels by name, instead of
-    initializing a new one."""
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, value: str) -> str:
-        return _raise_problem(validate_model_name(value), value)
-
-
-HEAD_LEARNING_RATE = 1e-3
-"""The learning rate of classification heads where the recipe sets none."""
 
 
 class BudgetConfig(ConfigTable):
@@ -295,92 +208,4 @@ class TrainConfig(ConfigTable):
     @field_validator("optimizer")
     @classmethod
     def _check_optimizer(cls, value: str) -> str:
-        return _raise_problem(validate_optimizer_name(value), value)
-
-
-class EvaluationSet(ConfigTable):
-    """Rows that are evaluated beside dev and test, and select neither the checkpoint nor settings."""
-
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")
-    """The name of the set in results, such as `mismatched`."""
-    split: str | None = None
-    """The split to evaluate, by its name in the data. Defaults to test, or to all rows of a file."""
-    path: str | None = None
-    """A file, a folder or a hub dataset with the columns of the task. Defaults to the task's data."""
-    task: dict[str, Any] = Field(default_factory=dict)
-    """Options in which the task of the set differs from the recipe's; with `name`, another task of the same kind."""
-    examples: int | None = Field(default=None, gt=0)
-    """Rows evaluated along the curve, sampled like those of test. Defaults to all."""
-    at_end_only: bool = False
-    """Evaluate only the selected checkpoint, at the end, instead of along the curve."""
-
-    @model_validator(mode="after")
-    def _check_data(self) -> EvaluationSet:
-        if self.split is None and self.path is None and not self.task:
-            raise PydanticCustomError("no_data", "needs a split, a path or a task whose rows are evaluated")
-        if self.path is not None and "path" in self.task:
-            raise PydanticCustomError("two_paths", "has two paths, path and task.path; keep one")
-        return self
-
-
-class EvaluateConfig(GenerationKeys):
-    """Evaluation during and after training."""
-
-    every: str = "10%"
-    """`"100 steps"`, `"0.5 epochs"`, a share of the budget such as `"10%"`, or `"20 log"`: 20 evaluations, evenly
-    spaced on a logarithmic scale from a thousandth of the budget to all of it."""
-    at_start: bool = True
-    """Also evaluate before training."""
-    batch_size: int = Field(default=32, gt=0)
-    """Examples per process and batch."""
-    train_examples: int = Field(default=256, ge=0)
-    """Training rows evaluated along the curve, the same for every seed without `run.resample_train`; 0 for none."""
-    dev_examples: int | None = Field(default=None, gt=0)
-    """Dev rows evaluated along the curve, which select the checkpoint: a sample stratified by answer, the same for
-    every seed. Defaults to all."""
-    test_examples: int | None = Field(default=None, gt=0)
-    """Test rows evaluated along the curve, sampled like dev rows. Defaults to all."""
-    full_splits: bool = True
-    """Evaluate the selected checkpoint once on all dev and test rows, where `dev_examples` or `test_examples` limits
-    the evaluations along the curve; false reports its scores on these rows, which is faster and less certain."""
-    selection_metric: str | None = None
-    """The value whose best dev score selects the checkpoint: `"loss"` or a metric's value; defaults to the task's."""
-    scoring: Literal["sum", "norm"] = "sum"
-    """Rank candidates by the sum of their token log-likelihoods, or by the mean per token (`"norm"`)."""
-    candidate_end: bool = True
-    """Whether a candidate's log-likelihood includes the end of text; it does not in lm-evaluation-harness (`false`)."""
-    set: tuple[EvaluationSet, ...] = ()
-    """Further sets of rows to evaluate, each under `[[evaluate.set]]`."""
-
-    @field_validator("every")
-    @classmethod
-    def _check_interval(cls, value: str) -> str:
-        parse_interval(value)
-        return value
-
-
-class WandbConfig(ConfigTable):
-    """Options of W&B."""
-
-    mode: Literal["online", "offline"] = "offline"
-    """offline writes into the run directory and needs no account."""
-
-
-class TrackConfig(ConfigTable):
-    """Experiment trackers that get the evaluations, besides the run directory."""
-
-    to: tuple[Literal["wandb", "tensorboard"], ...] = DEFAULT_TRACKERS
-    """The trackers; TensorBoard's event files are written into the run directory. `[]` for none."""
-    project: str = Field(default="peftkit", min_length=1)
-    """The project in the tracker."""
-    tags: tuple[str, ...] = ()
-    """Tags of the run in W&B."""
-    wandb: WandbConfig = WandbConfig()
-    """Options of W&B."""
-
-
-def _raise_problem(problem: str, value: str) -> str:
-    """Return the value, or raise the problem if there is one."""
-    if problem:
-        raise PydanticCustomError("unknown_name", "{problem}", {"problem": problem})
-    return value
+        return raise_problem(validate_optimizer_name(value), value)

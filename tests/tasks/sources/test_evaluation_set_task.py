@@ -9,7 +9,7 @@ import pytest
 
 from peftkit.errors import InputError
 from peftkit.tasks import MultipleChoice, TextClassification
-from peftkit.tasks.sources.evaluated_task import EvaluatedTask
+from peftkit.tasks.sources.evaluation_set_task import EvaluatedTask
 from peftkit.tasks.text_tasks.text_multi_label import TextMultiLabel
 from peftkit.tasks.token_tagging import TokenTagging
 from tests.tasks.conftest import Rows, Write, questions

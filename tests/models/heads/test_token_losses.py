@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from peftkit.components.types import IGNORE_INDEX
-from peftkit.models import token_losses
-from peftkit.models.token_losses import sum_cross_entropy
+from peftkit.models.heads import token_losses
+from peftkit.models.heads.token_losses import sum_cross_entropy
 
 
 @pytest.mark.parametrize("cached", [token_losses.CACHED_NUMBERS, 1])

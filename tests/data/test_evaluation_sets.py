@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from peftkit import Example, Task
-from peftkit.data.evaluated_sets import load_set_examples
+from peftkit.data.evaluation_sets import load_set_examples
 from peftkit.errors import InputError, RunError
 from peftkit.recipe.evaluation_tasks import EvaluationTask
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftkit.macs.known_whole_numbers import KnownWholeNumbers, whole_numbers
+from peftkit.macs.flop_counter import OpCounter
+from peftkit.macs.index_values import KnownWholeNumbers, whole_numbers
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.macs.op_counter import OpCounter
 from peftkit.macs.shadow_models import shadow_models
 
 WIDTH = 6

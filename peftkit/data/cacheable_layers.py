@@ -17,14 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from peftkit.components import Method
 from peftkit.data.dataloader import TrainRows
 from peftkit.macs.eager_attention import eager_attention
-from peftkit.macs.op_counter import OpCounter
+from peftkit.macs.flop_counter import OpCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS, without_values
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, hidden_states
-from peftkit.models.token_losses import tolerance
+from peftkit.models.heads.token_losses import tolerance
 from peftkit.recipe import Recipe
-from peftkit.recipe.tables import parse_bytes
+from peftkit.recipe.tables.intervals import parse_bytes
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from peftkit.recipe.sections.config_table import ConfigTable
+from peftkit.recipe.tables.config_table import ConfigTable
 
 
 class GenerationKeys(ConfigTable):

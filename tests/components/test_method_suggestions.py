@@ -8,7 +8,7 @@ import pytest
 
 import peftkit
 from peftkit import RecipeError
-from peftkit.components.method_names import (
+from peftkit.components.method_suggestions import (
     LEFT_OUT,
     OTHER_NAMES,
     find_left_out,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftkit.models.decoding.reference_model import (
+from peftkit.models.reference_model import (
     REFERENCE,
     StoredReference,
     batches_of_texts,

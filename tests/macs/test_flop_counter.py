@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from peftkit.macs import op_counter
-from peftkit.macs.op_counter import REDUCTIONS, OpCounter
+from peftkit.macs import flop_counter
+from peftkit.macs.flop_counter import REDUCTIONS, OpCounter
 
 ATEN = torch.ops.aten
 META = torch.device("meta")
@@ -19,7 +19,7 @@ META = torch.device("meta")
 
 @pytest.fixture(autouse=True)
 def no_cached_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(op_counter, "OUTPUT_SHAPES", {})
+    monkeypatch.setattr(flop_counter, "OUTPUT_SHAPES", {})
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -178,10 +178,10 @@ def test_shapes_of_new_tensors_only_are_cached() -> None:
             view, written = base.t(), base.add_(1)
         assert view.untyped_storage()._cdata == base.untyped_storage()._cdata
         assert written is base
-    assert op_counter.OUTPUT_SHAPES == {}
+    assert flop_counter.OUTPUT_SHAPES == {}
     with OpCounter():
         base.exp()
-    assert len(op_counter.OUTPUT_SHAPES) == 1
+    assert len(flop_counter.OUTPUT_SHAPES) == 1
 
 
 def test_tensors_with_values_or_a_device_are_computed() -> None:
@@ -192,4 +192,4 @@ def test_tensors_with_values_or_a_device_are_computed() -> None:
         assert counter.flops == 2 * 8
     with FakeTensorMode() as mode, OpCounter():
         assert mode.from_tensor(values).exp().device.type == "cpu"
-    assert op_counter.OUTPUT_SHAPES == {}
+    assert flop_counter.OUTPUT_SHAPES == {}
