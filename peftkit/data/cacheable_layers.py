@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftkit.components import Method
 from peftkit.data.dataloader import TrainRows
+from peftkit.macs.dispatch_mode import DispatchMode
 from peftkit.macs.eager_attention import eager_attention
 from peftkit.macs.flop_counter import OpCounter
 from peftkit.macs.shadow_models import VALUE_ERRORS, without_values
@@ -118,7 +118,7 @@ def may_change_training(method: Method) -> bool:
     return cls.after_step is not Method.after_step or cls.after_backward is not Method.after_backward
 
 
-class _RandomOps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _RandomOps(DispatchMode):  # type: ignore[no-untyped-call]
     """Notices operations that draw random numbers."""
 
     drawn = False

@@ -9,11 +9,12 @@ import weakref
 from typing import Any
 
 from torch import Tensor, UntypedStorage
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftkit.macs.dispatch_mode import DispatchMode
 
-class StepMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class StepMemory(DispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the sizes of the tensors that operations create, for as long as each lives.
 
     Tensors on ``meta`` and fake tensors count like real ones. What a kernel allocates and frees within one operation is

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from peftkit.macs.dispatch_mode import DispatchMode
 
 REDUCTIONS = frozenset(
     {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm"}
@@ -46,7 +47,7 @@ KINDS: dict[int, Kind] = {}
 """The kind of each operation by its identity; operations live as long as the process."""
 
 
-class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OpCounter(DispatchMode):  # type: ignore[no-untyped-call]
     """Counts FLOPs with torch's formulas, and the numbers that other operations process.
 
     ``FlopCounterMode`` of torch gives the same FLOPs, but takes 1.5 times as long because it tracks modules.
@@ -70,10 +71,6 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         """The counted operations, in order; those in place that differ in rows only are one between two products."""
         self._in_place: dict[Any, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or each operation enters and leaves a context of the compiler
 
     @property
     def flops(self) -> int:

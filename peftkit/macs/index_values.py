@@ -7,24 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from peftkit.macs.dispatch_mode import DispatchMode
 
 MAX_NUMBERS = 1 << 20
 """The largest tensor of whole numbers that is kept with its values; larger ones are packed weights."""
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
-class KnownWholeNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class IndexValues(DispatchMode):  # type: ignore[no-untyped-call]
     """Computes on the CPU what depends on whole numbers with values only, and all else on ``meta``.
 
     Some methods choose shapes by indices that they keep, such as the entries of a weight that they train. Their values
     are known without the weights. Real tensors are whole numbers and truth values from the model or new ones, and
     what is computed of them alone.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or each call enters and leaves a context of the compiler
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation."""

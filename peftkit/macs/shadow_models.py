@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from peftkit.macs.index_values import KnownWholeNumbers, whole_numbers
+from peftkit.macs.index_values import IndexValues, whole_numbers
 
 COUNTS = ("choices", "input_tokens", "step_choices", "step_rows")
 """Tensors of a batch that hold counts: the model needs their values, not only their shapes."""
@@ -80,7 +80,7 @@ def shadow_models(model: nn.Module) -> Iterator[ShadowModel]:
     known = whole_numbers(model)
     modes: tuple[tuple[Any, torch.device, Mapping[int, Tensor]], ...] = (
         (nullcontext(), meta, {}),
-        (KnownWholeNumbers(), meta, known),  # type: ignore[no-untyped-call]
+        (IndexValues(), meta, known),  # type: ignore[no-untyped-call]
         (FakeTensorMode(allow_non_fake_inputs=True), real_device, {}),
     )
     for mode, target, values in modes:

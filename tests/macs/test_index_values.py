@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.macs.flop_counter import OpCounter
-from peftkit.macs.index_values import KnownWholeNumbers, whole_numbers
+from peftkit.macs.index_values import IndexValues, whole_numbers
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.macs.shadow_models import shadow_models
 
@@ -74,7 +74,7 @@ def test_shapes_that_depend_on_whole_numbers_of_a_model_are_counted_without_weig
     counter = MacCounter(model, loss)
     counted = counter.count(batch)
     assert counter._shadow is not None
-    assert isinstance(counter._shadow.mode, KnownWholeNumbers)
+    assert isinstance(counter._shadow.mode, IndexValues)
     with OpCounter() as real:
         total = loss(model, batch)
         real.backward = True
@@ -95,7 +95,7 @@ def test_the_copy_keeps_whole_numbers_and_changes_none_of_the_model() -> None:
 
 
 def test_new_tensors_have_values_if_they_are_whole_numbers() -> None:
-    with KnownWholeNumbers():
+    with IndexValues():
         assert torch.arange(3, dtype=torch.long, device="meta").tolist() == [0, 1, 2]
         assert torch.zeros(3, device="meta").is_meta
         assert torch.empty(3, dtype=torch.long, device="meta").is_meta, "its values are not known"
@@ -105,5 +105,5 @@ def test_new_tensors_have_values_if_they_are_whole_numbers() -> None:
 
 
 def test_values_that_are_replaced_by_unknown_ones_are_an_error() -> None:
-    with KnownWholeNumbers(), pytest.raises(RuntimeError, match="unknown"):
+    with IndexValues(), pytest.raises(RuntimeError, match="unknown"):
         torch.ones(3, dtype=torch.long, device="meta").copy_(torch.empty(3, dtype=torch.long, device="meta"))
