@@ -10,7 +10,7 @@ import peftkit
 from peftkit.cli import main
 from peftkit.distributed.parsed_variables import PARSED_AT_IMPORT, check_parsed_variables
 from peftkit.errors import InputError
-from tests.distributed.test_environment_variables import READ, names
+from tests.distributed.test_environment_variables import names, variables_of_libraries
 
 
 @pytest.mark.parametrize("name", PARSED_AT_IMPORT)
@@ -39,7 +39,9 @@ def test_values_that_libraries_can_parse_are_accepted_and_empty_ones_removed(nam
 def test_every_variable_that_is_parsed_at_import_is_checked() -> None:
     pattern = r"^\w+(?:: [^=]+)? = .*\b(?:int|float|_as_int|parse_flag_from_env|str_to_bool)\(.*?\"([A-Z_]+)\""
     files = {
-        names.library_folder(module.split("/")[0]).parent / module for places in READ.values() for module in places
+        names.library_folder(module.split("/")[0]).parent / module
+        for places in variables_of_libraries().values()
+        for module in places
     }
     parsed = {name for file in files for name in re.findall(pattern, file.read_text(encoding="utf-8"), re.MULTILINE)}
     assert "USE_TORCH_XLA" in parsed

@@ -10,6 +10,7 @@ import builtins
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ class Function:
         return " ".join(entry[1].split()) if entry else ""
 
 
+@cache
 def methods_by_class() -> dict[str, tuple[list[str], set[str]]]:
     """Base classes and methods of every class of the source, by the class's name."""
     result: dict[str, tuple[list[str], set[str]]] = {}
@@ -80,18 +82,16 @@ def methods_by_class() -> dict[str, tuple[list[str], set[str]]]:
     return result
 
 
-CLASSES = methods_by_class()
-
-
 def inherited(class_name: str) -> set[str]:
     """Methods that the base classes of a class have."""
-    names, waiting, seen = set(EXTERNAL_METHODS), [*CLASSES[class_name][0]], {class_name}
+    classes = methods_by_class()
+    names, waiting, seen = set(EXTERNAL_METHODS), [*classes[class_name][0]], {class_name}
     while waiting:
         base = waiting.pop()
-        if base in CLASSES and base not in seen:
+        if base in classes and base not in seen:
             seen.add(base)
-            names |= CLASSES[base][1]
-            waiting += CLASSES[base][0]
+            names |= classes[base][1]
+            waiting += classes[base][0]
     return names
 
 
@@ -121,7 +121,10 @@ def public_functions(file: Path) -> Iterator[Function]:
     yield from walk(ast.parse(file.read_text(encoding="utf-8")).body, "")
 
 
-FUNCTIONS = [function for file in FILES for function in public_functions(file)]
+@cache
+def all_functions() -> list[Function]:
+    """The public functions of all files."""
+    return [function for file in FILES for function in public_functions(file)]
 
 
 def problems(functions: list[Function]) -> list[str]:
@@ -144,11 +147,11 @@ def problems(functions: list[Function]) -> list[str]:
 
 
 def test_public_functions_describe_their_arguments() -> None:
-    assert problems([function for function in FUNCTIONS if function.file not in INCOMPLETE]) == []
+    assert problems([function for function in all_functions() if function.file not in INCOMPLETE]) == []
 
 
 def test_the_list_of_incomplete_files_only_names_incomplete_ones() -> None:
-    lacking = {text.partition(":")[0] for text in problems(FUNCTIONS)}
+    lacking = {text.partition(":")[0] for text in problems(all_functions())}
     assert sorted(INCOMPLETE - lacking) == []
 
 
@@ -167,7 +170,7 @@ def test_a_missing_section_and_a_missing_shape_are_reported() -> None:
 
 
 def test_overrides_and_functions_of_one_argument_need_no_section() -> None:
-    names = {(function.file, function.name) for function in FUNCTIONS}
+    names = {(function.file, function.name) for function in all_functions()}
     assert ("peftkit/components/method.py", "Method.save") in names
     assert ("peftkit/methods/full.py", "Full.apply") not in names, "it overrides Method.apply"
     assert ("peftkit/components/method.py", "Method.lr_multiplier") not in names, "it has one argument"
