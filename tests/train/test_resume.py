@@ -65,32 +65,39 @@ def only(recipe: Recipe) -> Path:
 
 
 KILLS = 3
+ADALORA = ("method.init_r=6", "method.target_r=2", "method.tinit=4")
 PROBE = 'probe=[{name = "choices", examples = 5, task = {name = "colour_choice"}}]'
 VARIANTS: dict[str, tuple[int, str, *tuple[str, ...]]] = {
-    "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.learning_rate=1e-3"),
-    "lora": (1, "encoder-decoder", "method.name=lora", "train.gradient_accumulation_steps=2", "train.batch_size=4"),
+    "full": (1, "encoder-decoder", "method.name=full", "train.optimizer=adafactor", "train.schedule=cosine"),
+    "lora": (
+        1,
+        "encoder",
+        "method.name=lora",
+        "train.gradient_accumulation_steps=2",
+        "train.batch_size=4",
+        "train.workers=1",
+    ),
+    "adalora": (1, "decoder", "method.name=adalora", *ADALORA, "task.streaming=true"),
+    "probes": (2, "decoder", "method.name=prefix_tuning", "train.batch_size=4", PROBE, "run.resample_train=bootstrap"),
+}
+AT_NIGHT: dict[str, tuple[int, str, *tuple[str, ...]]] = {
     "prefix_tuning": (1, "decoder", "method.name=prefix_tuning", "train.workers=1"),
     "vera": (1, "encoder", "method.name=vera", "train.schedule=cosine"),
     "bootstrap": (2, "decoder", "method.name=lora", "train.batch_size=4", "run.resample_train=bootstrap"),
     "stream": (1, "decoder", "method.name=lora", "task.streaming=true"),
-    "adalora": (1, "decoder", "method.name=adalora", "method.init_r=6", "method.target_r=2", "method.tinit=4"),
+    "adalora alone": (1, "decoder", "method.name=adalora", *ADALORA),
     "two processes": (2, "encoder-decoder", "method.name=lora", "train.batch_size=4"),
-    "probes": (2, "decoder", "method.name=prefix_tuning", "train.batch_size=4", PROBE),
 }
-
-
-AT_NIGHT = "two processes"  # another variant has two processes too
+"""Variants with fewer settings at once; those of ``VARIANTS`` have each of them."""
 
 
 @pytest.mark.slow
 @pytest.mark.one_line
-@pytest.mark.parametrize(
-    "variant", [pytest.param(v, marks=pytest.mark.exhaustive if v == AT_NIGHT else ()) for v in VARIANTS]
-)
+@pytest.mark.parametrize("variant", [*VARIANTS, *(pytest.param(v, marks=pytest.mark.exhaustive) for v in AT_NIGHT)])
 def test_a_run_killed_at_random_steps_equals_an_uninterrupted_one(
     variant: str, make: Make, registry: Registry, tmp_path: Path
 ) -> None:
-    processes, kind, *options = VARIANTS.get(variant, (1, "encoder-decoder", f"method.name={variant}"))
+    processes, kind, *options = (VARIANTS | AT_NIGHT)[variant]
     recipe = make(kind, *OPTIONS, "train.budget.steps=16", "evaluate.every=8 steps", *options)
     run_processes(recipe, registry, processes, resume="")
     whole = only(recipe)
