@@ -142,7 +142,7 @@ def test_an_energy_budget_leaves_the_steps_unknown(make: Make, registry: Registr
 @pytest.mark.parametrize(
     "options",
     [
-        ["train.budget.epochs=2.3", "train.batch_size=2", "train.gradient_accumulation_steps=3", "run.seed=2"],
+        ["train.budget.epochs=1.6", "train.batch_size=2", "train.gradient_accumulation_steps=3", "run.seed=2"],
         ["train.budget.epochs=1.2", "train.batch_size=4"],
         ["task.streaming=true", "train.budget.tokens=900", "train.budget.steps=1000", "train.batch_size=5"],
     ],

@@ -77,7 +77,7 @@ def test_a_curve_and_the_harness_give_the_same_scores(make: Make, registry: Regi
     assert any("candidates without the end of text" in remark for remark in group.remarks)
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder-decoder", marks=pytest.mark.exhaustive)])
 def test_a_task_that_generates_is_scored_as_in_the_harness(
     kind: str, make: Make, registry: Registry, tasks: Path
 ) -> None:

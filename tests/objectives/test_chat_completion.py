@@ -49,6 +49,7 @@ def test_architectures_conform(architecture: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_whole_runs_conform(tmp_path: Path) -> None:
     check_objective(ChatCompletion(chat_template=CHAT_TEMPLATE), ColourChat(), tmp_path)
 

@@ -41,7 +41,7 @@ def criteria(script: Any) -> Any:
 @pytest.fixture(scope="module")
 def results(script: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("calibration")
-    results: list[dict[str, Any]] = script.run(90, 1, folder, "worlds")
+    results: list[dict[str, Any]] = script.run(60, 1, folder, "worlds")
     return results + script.run(40, 1, folder, "null", spread=0.0)
 
 

@@ -101,6 +101,7 @@ def read(model: Any, kind: ModelKind, length: int) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_architecture_reads_texts_from_its_shortest_length_on() -> None:
     """Of all architectures, those of the table alone fail on short texts, and at all shorter lengths."""
     walked, wrong, reads = set[str](), [], dict[str, bool]()
