@@ -7,6 +7,7 @@ from peftkit.cli.commands.list import ListCommand
 from peftkit.cli.commands.new import NewCommand
 from peftkit.cli.commands.recipe_commands.check import CheckCommand
 from peftkit.cli.commands.recipe_commands.cost import CostCommand
+from peftkit.cli.commands.recipe_commands.explain import ExplainCommand
 from peftkit.cli.commands.recipe_commands.profile import ProfileCommand
 from peftkit.cli.commands.recipe_commands.run import RunCommand
 from peftkit.cli.commands.recipe_commands.schema import SchemaCommand
@@ -31,6 +32,7 @@ COMMANDS: tuple[type[SubCommand], ...] = (
     InitCommand,
     RunCommand,
     CheckCommand,
+    ExplainCommand,
     CostCommand,
     ProfileCommand,
     CompareCommand,

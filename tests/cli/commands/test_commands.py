@@ -22,6 +22,7 @@ INTERNAL = "\x1f"
 INVOCATIONS = {
     "run": "run {tmp}/short.toml",
     "check": "check x.toml",
+    "explain": "explain {tmp}/short.toml",
     "cost": "cost {tmp}/short.toml",
     "profile": "profile {tmp}/short.toml",
     "compare": "compare {runs}",
