@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+from peftkit.components.options.repeated_entries import MISSING, repeated_entry
 from peftkit.components.types import Incompatibility, RunSpec
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ class Component(BaseModel):
     """Whether a plugin may replace this built-in component by one of the same name."""
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = ()
     """Combinations that the recipe check rejects."""
+    repeatable_options: ClassVar[frozenset[str]] = frozenset()
+    """Lists whose entries may be repeated because they are a sequence, such as the tokens of a text."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_repeated_entries(cls, value: Any, info: ValidationInfo) -> Any:
+        option = str(info.field_name)
+        if option not in cls.repeatable_options:
+            entry = repeated_entry(value, cls.model_fields[option].annotation)
+            if entry is not MISSING:
+                raise ValueError(f"{entry!r} occurs twice; keep one")
+        return value
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

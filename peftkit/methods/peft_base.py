@@ -14,12 +14,8 @@ from pydantic import Field, model_validator
 
 from peftkit.components import ApplyContext, Method, ModelKind, OptionProblem, RunSpec, Side
 from peftkit.components.model_parts.head_parameters import covering_modules
-from peftkit.components.model_parts.module_name_checks import (
-    ModulePatterns,
-    format_changed_options,
-    is_named,
-    naming_options,
-)
+from peftkit.components.model_parts.ineffective_options import find_ineffective_options
+from peftkit.components.model_parts.module_name_checks import format_changed_options
 from peftkit.components.model_parts.overlapping_options import find_overlaps
 from peftkit.errors import InputError, comma_separated, summarize_error
 from peftkit.methods.peft_config import HEAD_TASK_TYPES, TASK_TYPES, SubConfig, find_rejected_options
@@ -142,7 +138,7 @@ class PeftMethod(Method):
             raise InputError(
                 f"{self.name!r} cannot be applied to {type(model).__name__}: {reason}{suggestion}{changed}"
             ) from error
-        if problems := list(self._find_ineffective_options(wrapped.base_model)):
+        if problems := list(find_ineffective_options(self, wrapped.base_model)):
             raise InputError("\n".join(f"method.{text}" for text in problems))
         return cast("nn.Module", wrapped)
 
@@ -155,53 +151,6 @@ class PeftMethod(Method):
             if targets := getattr(peft.utils, name, {}).get(model_type):
                 return cast("str | Collection[str]", targets)
         return self.default_target_modules.get(model_type, ())
-
-    def _find_ineffective_options(self, tuner: Any) -> Iterator[str]:
-        """Yield an error message for each entry that matches something in the model, but nothing that is trained."""
-        yield from self._find_replaced_values(tuner)
-        targeted = [*getattr(tuner, "targeted_module_names", ()), *getattr(tuner, "targeted_parameter_names", ())]
-        if self._option("layers_pattern") and self._option("layers_to_transform") is None:
-            yield "layers_pattern: has no effect without layers_to_transform; leave it out"
-        if not targeted:
-            return
-        for option in ("target_modules", "feedforward_modules", "target_parameters"):
-            entries = self._option(option)
-            for entry in entries if isinstance(entries, tuple) else ():
-                if not any(is_named(key, entry) for key in targeted):
-                    yield (
-                        f"{option}: {entry!r} matches only modules that are excluded by exclude_modules, "
-                        "modules_to_save or layers_to_transform, or the classification head; leave it out"
-                    )
-        blocks = self._option("layers_to_transform")
-        for index in [blocks] if isinstance(blocks, int) else blocks or ():
-            if not any(index in map(int, re.findall(r"(?<=\.)\d+(?=\.)", f".{key}.")) for key in targeted):
-                yield f"layers_to_transform: block {index} has none of the target_modules"
-        for option, marker in naming_options(type(self)).items():
-            if isinstance(marker, ModulePatterns):
-                table = self._option(option) or {}
-                yield from (f"{option}: {text}" for text in marker.unused(table, targeted))
-                for key, value in table.items():
-                    if isinstance(value, int | float) and value <= 0:
-                        yield f"{option}: {key!r} is {value}, which disables training there; set it above 0"
-
-    def _find_replaced_values(self, tuner: Any) -> Iterator[str]:
-        """Yield an error message for each number that peft has replaced by another one to fit the model."""
-        patterns = [
-            option.removesuffix("_pattern")
-            for option, marker in naming_options(type(self)).items()
-            if isinstance(marker, ModulePatterns) and self._option(option)
-        ]
-        for option in type(self).model_fields:
-            value = self._option(option)
-            by_pattern = any(name in option or (name, option) == ("rank", "r") for name in patterns)
-            # Zero and None stand for a number that follows from other options.
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value or by_pattern:
-                continue
-            for name, layer in tuner.named_modules():
-                used = self.value_in_layer(layer, option)
-                if used is not None and used != value:
-                    yield f"{option}: {value} does not fit {name.removeprefix('model.')}, where peft uses {used}"
-                    break
 
     def value_in_layer(self, layer: Any, option: str) -> float | None:
         """Return the value of a numeric option that a layer was made with; None if it keeps none.

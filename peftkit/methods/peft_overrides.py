@@ -70,6 +70,7 @@ class Cpt(PeftMethod):
     }
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (DECODERS,)
     tiny_options: ClassVar[Mapping[str, Any]] = {"cpt_token_ids": [4, 5, 6, 7]}
+    repeatable_options: ClassVar[frozenset[str]] = frozenset({"cpt_token_ids", "cpt_mask", "cpt_tokens_type_mask"})
 
     name: Literal["cpt"] = "cpt"
     cpt_token_ids: tuple[int, ...] = ()

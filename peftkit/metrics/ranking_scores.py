@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from peftkit.components import Example, TaskKind
 from peftkit.metrics.base import EvaluateMetric
@@ -30,13 +30,6 @@ class _Retrieval(EvaluateMetric):
 
     k: tuple[Rank, ...] = Field(default=(10,), min_length=1)
     """Numbers of documents that are retrieved for a query."""
-
-    @field_validator("k")
-    @classmethod
-    def _check_k(cls, k: tuple[int, ...]) -> tuple[int, ...]:
-        if len({*k}) < len(k):
-            raise ValueError("has a number twice; keep one")
-        return k
 
     @property
     def value_names(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from peftkit.models.checkpoints.text_models import is_text_model_config, load_te
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
 from peftkit.models.heads.classification_head import LoadedHead, detect_head, load_with_head, set_labels, without_pooler
-from peftkit.models.lengths.length_limits import fix_attention_type
+from peftkit.models.lengths.length_limits import check_training_multiple, fix_attention_type
 from peftkit.models.lengths.positions import count_positions, fit_lengths
 from peftkit.models.method_errors import check_weights, explain_method_errors, weighted_layers
 from peftkit.models.parameter_counts import count_parameters
@@ -299,6 +299,8 @@ def bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreT
     lengths = fit_lengths(recipe, kind, positions, generates=objective.generates)
     virtual = recipe.method.virtual_tokens(kind).get("encoder", 0)
     fix_attention_type(recipe.model.name, config, lengths.source + virtual)
+    padded_to, padded = recipe.train.pad_to_multiple_of, lengths.padded.encoder
+    check_training_multiple(recipe.model.name, config, padded_to, lengths.source, padded)
     family = family_class(
         tokenizer,
         config,

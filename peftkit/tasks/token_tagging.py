@@ -85,8 +85,6 @@ class TokenTagging(DatasetTask):
         for tag in self.tag_names:
             if problem := _problem_of_tag(tag, self.scheme):
                 raise ValueError(f"tag_names: the tag {tag!r} {problem}")
-            if self.tag_names.count(tag) > 1:
-                raise ValueError(f"tag_names: the tag {tag!r} occurs twice")
         if self.streaming and not self.tag_names:
             raise ValueError("tag_names: required with streaming")
         if self.field_separator == "":

@@ -33,10 +33,10 @@ OTHER_LISTS = {
 }
 """Lists and tables that do not name parts of a model, or that the method checks itself."""
 NONSENSE: dict[str, tuple[Any, ...]] = {
-    "layers_to_transform": ((0, 99), (-1,), (0, 0), 99),
+    "layers_to_transform": ((0, 99), (-1,), 99),
     "layer_replication": (((0, 99),), ((-1, 1),), ((1, 1),)),
     "layers_pattern": (("no_such",), "no_such"),
-    "token_indices": ((5, 99999), (-1,), (5, 5), ()),
+    "token_indices": ((5, 99999), (-1,), ()),
     "trainable_token_indices": (
         (5, 99999),
         (-1,),
@@ -49,7 +49,7 @@ NONSENSE: dict[str, tuple[Any, ...]] = {
     "target_parameters": (("no_such.weight",),),
     "modules_to_save": (("no_such",), ("",), ("lm_hed",)),
 }
-NAMES = (("q_proj", "no_such"), ("",), ("q_proj", "q_proj"), "no_such", "(unclosed")
+NAMES = (("q_proj", "no_such"), ("",), "no_such", "(unclosed")
 
 
 @cache
@@ -129,6 +129,20 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
     "saves parts of names": ({"modules_to_save": ("layernorm",)}, "no module is called 'layernorm'"),
     "saves nothing": ({"modules_to_save": ("act_fn",)}, "has no parameters to train"),
     "exclude": ({"exclude_modules": ("nothing",)}, "no module is called 'nothing'"),
+    "excludes no target": ({"exclude_modules": ("lm_head",)}, "'lm_head' excludes none of the target_modules; leave it"),
+    "excludes a target and another": (
+        {"exclude_modules": ("layers.0.self_attn.q_proj", "up_proj")},
+        "'up_proj' excludes none of the target_modules",
+    ),
+    "excludes no target, by expression": ({"exclude_modules": ".*up_proj"}, "excludes none of the target_modules"),
+    "excludes what all-linear leaves out": (
+        {"exclude_modules": ("lm_head",), "target_modules": "all-linear"},
+        "'lm_head' excludes none of the target_modules",
+    ),
+    "a list of other blocks": (
+        {"target_modules": ("up_proj",), "layers_to_transform": (1,), "layers_pattern": ("layers", "experts")},
+        "layers_pattern",
+    ),
     "a keyword of other options": ({"exclude_modules": "all-linear"}, "matches the regular expression 'all-linear'"),
     "all excluded": (
         {"target_modules": ("q_proj", "v_proj"), "exclude_modules": ("v_proj",)},
@@ -206,7 +220,9 @@ def test_the_head_is_not_a_target_module() -> None:
         ("c3a", {"block_size": 8, "block_size_pattern": {"q_proj": 4}}),
         ("lora", {"rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2, "q_proj": 4}}),
         ("lora", {"layers_to_transform": (1,), "layers_pattern": ("layers",)}),
-        ("lora", {"exclude_modules": ("lm_head",)}),
+        ("lora", {"exclude_modules": ("layers.0.self_attn.q_proj",)}),
+        ("lora", {"exclude_modules": r".*\.0\..*"}),
+        ("lora", {"exclude_modules": ("down_proj", "up_proj"), "target_modules": "all-linear"}),
         (
             "lora",
             {"modules_to_save": ("q_proj",), "exclude_modules": ("q_proj",), "target_modules": r".*_proj"},
@@ -227,6 +243,17 @@ SAVING = [
     if {"target_modules", "modules_to_save"} <= method.model_fields.keys()
     and type(method.model_fields["target_modules"].annotation).__name__ != "str"
 ]
+
+
+EXCLUDING = [name for name, method in METHODS.items() if "exclude_modules" in method.model_fields]
+
+
+@pytest.mark.parametrize("name", EXCLUDING)
+def test_every_method_rejects_an_exclusion_of_what_is_no_target(name: str) -> None:
+    method = METHODS[name]
+    options = {**method.tiny_options, "target_modules": ("q_proj",)}
+    with pytest.raises(InputError, match=r"^method\.exclude_modules: 'up_proj' excludes none of the target_modules"):
+        apply_method(method(**options, exclude_modules=("layers.0.self_attn.q_proj", "up_proj")), "llama")
 
 
 @pytest.mark.parametrize("name", SAVING)

@@ -71,6 +71,6 @@ def test_chance_is_the_mean_over_all_orders(metric: Any) -> None:
 
 
 def test_numbers_of_documents_are_different() -> None:
-    with pytest.raises(ValidationError, match="has a number twice"):
+    with pytest.raises(ValidationError, match="occurs twice; keep one"):
         Recall(k=(1, 1))
     assert Recall(k=(3,)).value_names == ("recall@3",)

@@ -55,7 +55,6 @@ class ModuleNames(NamesInModel):
                 names = _join_names(_leaves(modules))
                 yield f"no module's full name matches the regular expression {value!r}; modules: {names}"
             return
-        yield from _duplicates(value)
         for entry in value:
             matched = [key for key in modules if is_named(key, entry)]
             if not matched:
@@ -132,7 +131,6 @@ class ParameterNames(NamesInModel):
         """Yield an error message for each name that matches no parameter."""
         names = [key for key, _ in model.named_parameters()]
         entries = [value] if isinstance(value, str) else value
-        yield from _duplicates(entries)
         for entry in entries:
             if not any(is_named(key, entry) for key in names):
                 tails = sorted({".".join(key.split(".")[-2:]) for key in names})
@@ -152,7 +150,6 @@ class BlockNumbers(NamesInModel):
         indices = [value] if isinstance(value, int) else list(value)
         if not indices:
             yield "names no blocks; leave it out to select all of them"
-        yield from _duplicates(indices)
         for index in indices:
             if index not in blocks:
                 yield f"there is no block {index}; the model has blocks {first} to {last}"
@@ -189,13 +186,7 @@ class BlockRanges(NamesInModel):
 
 @dataclass(frozen=True)
 class TokenIds(NamesInModel):
-    """Token ids, or a table of token ids by the name of the embedding.
-
-    Attributes:
-        allow_duplicates: Whether an id may occur more than once, as in a text.
-    """
-
-    allow_duplicates: bool = False
+    """Token ids, or a table of token ids by the name of the embedding."""
 
     def unmatched(self, value: Any, model: nn.Module) -> Iterator[str]:
         """Yield an error message for each id outside the embedding."""
@@ -216,8 +207,6 @@ class TokenIds(NamesInModel):
     def _invalid_ids(self, ids: Sequence[int], rows: int) -> Iterator[str]:
         if not ids:
             yield EMPTY_TOKENS
-        if not self.allow_duplicates:
-            yield from _duplicates(ids)
         if invalid := [number for number in ids if not 0 <= number < rows]:
             yield f"{invalid[0]} is not a token id; the model's embedding has ids 0 to {rows - 1}"
 
@@ -230,8 +219,7 @@ PEFT_NAME_OPTIONS: Mapping[str, NamesInModel] = {
     "layers_pattern": BlockLists(),
     "layer_replication": BlockRanges(),
     "target_parameters": ParameterNames(),
-    **dict.fromkeys(("token_indices", "trainable_token_indices"), TokenIds()),
-    "cpt_token_ids": TokenIds(allow_duplicates=True),
+    **dict.fromkeys(("token_indices", "trainable_token_indices", "cpt_token_ids"), TokenIds()),
 }
 """What options with peft's names refer to; methods need not annotate these."""
 
@@ -342,14 +330,6 @@ def num_rows(module: Any) -> int:
 def weight_of(module: Any) -> Any:
     """Return the weight of a module, or None."""
     return getattr(module, "weight", None)
-
-
-def _duplicates(entries: Collection[Any]) -> Iterator[str]:
-    seen: set[Any] = set()
-    for entry in entries:
-        if entry in seen:
-            yield f"{entry!r} occurs twice"
-        seen.add(entry)
 
 
 def _leaves(names: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError, summarize_error
 from peftkit.models.decoding.prefix_cache import accepts_argument
 from peftkit.models.family import ModelFamily
-from peftkit.models.lengths.length_limits import min_length
+from peftkit.models.lengths.length_limits import chunked_length, min_length
 from peftkit.models.special_tokens import embedding_size
 from peftkit.oom import is_oom
 
@@ -54,6 +54,7 @@ def check_forward(
     try:
         with torch.inference_mode():
             first, second = _outputs_with_different_padding(kind, model, family, text, head=head).float()
+            again, _ = _outputs_with_different_padding(kind, model, family, text, head=head).float()
             has_context = kind != "encoder" or reads_context(model, text)
     except Exception as error:  # a model's code may raise anything
         elsewhere = torch.cuda.is_available() and next(model.parameters()).device.type == "cpu"
@@ -73,6 +74,11 @@ def check_forward(
             "this machine, as MRA does where its CUDA kernel cannot be built; use another machine or model"
         )
     rounding = max(1e-5, *(4 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()))
+    if (first - again).abs().max() > rounding * first.abs().max():
+        raise ModelError(
+            f"the model {name!r} cannot be evaluated: {model_class} uses random numbers in evaluation too, as Reformer "
+            'does with LSH attention unless "hash_seed" is set in its config.json; use another model'
+        )
     if kind != "encoder" and not head and (first - second).abs().max() > rounding * first.abs().max():
         raise ModelError(
             f"the model {name!r} cannot be trained as {_article(kind)}: {model_class} reads padding despite the mask, "
@@ -86,7 +92,7 @@ def _article(kind: ModelKind) -> str:
 
 def _text(family: ModelFamily) -> list[int]:
     """Return a text as a source, with special tokens, of as many tokens as the model needs."""
-    ids = [*IDS] * -(-min_length(family.config) // len(IDS))
+    ids = [*IDS] * -(-max(min_length(family.config), chunked_length(family.config)) // len(IDS))
     return [*family.special_tokens.wrap(ids)]
 
 

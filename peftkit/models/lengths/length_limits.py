@@ -1,7 +1,8 @@
-"""Architectures that read no texts below some length, or read short and long texts in different ways."""
+"""Architectures that do not read texts of all lengths, or read short and long texts in different ways."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ SHORTEST: Mapping[str, Callable[[Any], int]] = {
     "canine": lambda config: int(config.downsampling_rate),
 }
 """Number of tokens of the shortest text that a model type reads; the others read single tokens."""
+CHUNKS: Mapping[str, str] = {"lsh": "lsh_attn_chunk_length", "local": "local_attn_chunk_length"}
+"""Keys of Reformer's config with the number of tokens that a layer reads together, by its kind of attention."""
 SPARSE = "block_sparse"
 """BigBird's attention between blocks of tokens."""
 
@@ -68,3 +71,52 @@ def fix_attention_type(name: str, config: Any, max_tokens: int) -> None:
         )
         raise RecipeError([Problem(name, None, "train.max_source_length", text)])
     config.attention_type = "original_full"
+
+
+def chunked_length(config: Any) -> int:
+    """Return a number of tokens from which on Reformer reads texts in chunks; 1 for other models.
+
+    Args:
+        config: the model's config.
+    """
+    if getattr(config, "model_type", "") != "reformer":
+        return 1
+    return 1 + math.lcm(*(getattr(config, CHUNKS[kind]) for kind in set(config.attn_layers)))
+
+
+def training_multiple(config: Any) -> int:
+    """Return the number of tokens of which the length of every training batch must be a multiple.
+
+    Reformer pads its inputs in evaluation only.
+
+    Args:
+        config: the model's config.
+    """
+    if getattr(config, "model_type", "") != "reformer":
+        return 1
+    if config.axial_pos_embds:
+        return math.prod(config.axial_pos_shape)
+    return chunked_length(config) - 1
+
+
+def check_training_multiple(name: str, config: Any, padded_to: int, max_tokens: int, positions: int | None) -> None:
+    """Reject training batches of lengths that the model does not train on.
+
+    Args:
+        name: the model, as in the recipe.
+        config: the model's config.
+        padded_to: the number of tokens to a multiple of which training batches are padded.
+        max_tokens: maximum number of tokens of a text.
+        positions: the model's positions, beyond which nothing is padded; None if they are unlimited.
+
+    Raises:
+        RecipeError: the model needs other multiples, or has no positions for that many tokens.
+    """
+    multiple = training_multiple(config)
+    reason = f"the model trains on texts of a multiple of {multiple} tokens only"
+    if padded_to % multiple:
+        text = f"{reason}; set pad_to_multiple_of = {multiple}"
+        raise RecipeError([Problem(name, None, "train.pad_to_multiple_of", text)])
+    if positions is not None and multiple > 1 and max_tokens > (longest := positions - positions % padded_to):
+        text = f"{reason}, and has {positions} positions; lower it to {longest}, or use another model"
+        raise RecipeError([Problem(name, None, "train.max_source_length", text)])

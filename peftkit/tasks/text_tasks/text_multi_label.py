@@ -108,9 +108,6 @@ class TextMultiLabel(TextTask):
     def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(names) == 1:
             raise ValueError("has one label; at least 2 are required")
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"the label {name!r} occurs twice")
         return names
 
     @model_validator(mode="after")

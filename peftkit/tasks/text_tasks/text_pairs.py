@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
 
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
@@ -65,14 +64,6 @@ class TextPairs(DatasetTask):
         if unused := [column.name for column in negatives if column.name not in usable]:
             reason += f"; not used, since they have neither texts nor lists of texts: {comma_separated(unused)}"
         yield TaskMatch(score, options, reason)
-
-    @field_validator("negative_columns")
-    @classmethod
-    def _check_negative_columns(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        for column in columns:
-            if columns.count(column) > 1:
-                raise ValueError(f"the column {column!r} occurs twice")
-        return columns
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:
         yield from super()._without_effect()

@@ -68,9 +68,6 @@ class TextRegression(TextTask):
     def _check_target_columns(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if len(columns) == 1:
             raise ValueError(f"has one column; use target_column = {columns[0]!r}")
-        for column in columns:
-            if columns.count(column) > 1:
-                raise ValueError(f"the column {column!r} occurs twice")
         return columns
 
     def _without_effect(self) -> Iterator[tuple[str, str]]:

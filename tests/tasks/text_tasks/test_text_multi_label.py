@@ -73,7 +73,7 @@ def test_numbers_are_those_of_the_features(tmp_path: Any) -> None:
     ("options", "message"),
     [
         ({"label_names": ["a"]}, "has one label; at least 2 are required"),
-        ({"label_names": ["a", "a"]}, "the label 'a' occurs twice"),
+        ({"label_names": ["a", "a"]}, "'a' occurs twice; keep one"),
         ({"label_names": ["a", "b, c"]}, "the label 'b, c' has a comma"),
         ({"label_names": ["a", "none"]}, "no_label: 'none' is one of the labels"),
         ({"label_columns": ["a", "b"]}, "label_names: has no effect, because label_columns"),

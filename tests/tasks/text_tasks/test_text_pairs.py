@@ -55,7 +55,7 @@ def test_invalid_rows_are_refused(changes: dict[str, Any], column: str, reason: 
 def test_options_without_effect_are_refused() -> None:
     with pytest.raises(ValidationError, match="prompt: has no effect, because texts are read as they are"):
         task(prompt="query: {anchor}")
-    with pytest.raises(ValidationError, match="the column 'a' occurs twice"):
+    with pytest.raises(ValidationError, match="'a' occurs twice; keep one"):
         task(negative_columns=["a", "a"])
 
 

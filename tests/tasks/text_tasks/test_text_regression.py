@@ -81,7 +81,7 @@ def test_numbers_of_32_bits_are_written_as_they_were_meant(write: Write) -> None
 def test_invalid_options_are_explained() -> None:
     with pytest.raises(ValidationError, match="has one column; use target_column = 'a'"):
         task(target_columns=["a"])
-    with pytest.raises(ValidationError, match="the column 'a' occurs twice"):
+    with pytest.raises(ValidationError, match="'a' occurs twice; keep one"):
         task(target_columns=["a", "a"])
     with pytest.raises(ValidationError, match="target_column: has no effect, because target_columns"):
         task(target_columns=["a", "b"], target_column="c")
