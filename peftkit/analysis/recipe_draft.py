@@ -61,14 +61,14 @@ def sensible_methods(model: str, task_kind: TaskKind, registry: Registry, number
 
 
 def model_for(task_kind: TaskKind, registry: Registry) -> str:
-    """Return the first built-in model that an objective supports with a kind of task.
+    """Return the built-in model of the first kind that an objective supports with a kind of task.
 
     Args:
         task_kind: The kind of task.
         registry: The installed components.
     """
-    supported = families_for(task_kind, registry)
-    return next((name for name in BUILT_IN_MODELS if model_kind(model_config(name)) in supported), BUILT_IN_MODELS[0])
+    models = {model_kind(model_config(name)): name for name in BUILT_IN_MODELS}
+    return next((models[each] for each in families_for(task_kind, registry) if each in models), BUILT_IN_MODELS[0])
 
 
 def suggest_objective(recipe: Recipe) -> dict[str, tuple[Any, str]]:

@@ -179,15 +179,15 @@ def describe_skipped_rows(preview: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {"on_bad_row": "skip", "max_bad": f"{math.ceil(100 * share)}%"}, {"on_bad_row": " ".join(note.split())}
 
 
-def families_for(task_kind: TaskKind, registry: Registry) -> set[ModelKind]:
-    """Return the kinds of model that some objective supports with a kind of task.
+def families_for(task_kind: TaskKind, registry: Registry) -> list[ModelKind]:
+    """Return the kinds of model that some objective supports with a kind of task, those of the first objective first.
 
     Args:
         task_kind: The kind of task.
         registry: The installed components.
     """
     objectives: list[Any] = [entry.component for entry in registry.all("objective").values()]
-    return {family for each in objectives if each.task_kind == task_kind for family in each.families}
+    return [*dict.fromkeys(family for each in objectives if each.task_kind == task_kind for family in each.families)]
 
 
 def toml_value(value: Any) -> str:

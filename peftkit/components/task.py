@@ -132,6 +132,17 @@ class Task(Component):
         """
         return self
 
+    def most_skipped_rows(self, rows: int) -> int:
+        """Return how many of some rows may be left out because they are invalid.
+
+        Args:
+            rows: The number of rows.
+
+        Returns:
+            The number; 0, the default, if the first invalid row is an error.
+        """
+        return 0
+
     def options_of_set(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an evaluation set of this task.
 

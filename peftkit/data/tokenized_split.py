@@ -220,11 +220,17 @@ def with_tokenizable_rows(objective: BoundObjective, task: Task) -> BoundObjecti
         task: The task; one that skips no rows is used as it is.
     """
     whole = objective.with_task(task)
-    return objective.with_task(task.with_example_check(partial(_tokenization_problems, whole)))
+    return objective.with_task(task.with_example_check(partial(find_tokenization_problems, whole)))
 
 
-def _tokenization_problems(objective: BoundObjective, split: str, examples: Sequence[Example]) -> list[str | None]:
-    """Returns why each example cannot be tokenized; None if it can."""
+def find_tokenization_problems(objective: BoundObjective, split: str, examples: Sequence[Example]) -> list[str | None]:
+    """Returns why each example cannot be tokenized; None if it can, or if it is too long.
+
+    Args:
+        objective: The objective.
+        split: Name of the split.
+        examples: The examples.
+    """
     problems: list[str | None] = [None] * len(examples)
     # Training rows are evaluated too.
     for training in (True, False) if split == "train" else (False,):

@@ -11,12 +11,13 @@ from itertools import islice
 from typing import Any, cast
 
 from peftkit.components import Example, Task
-from peftkit.data.tokenized_split import TokenizedSplit, tokenize_examples
+from peftkit.data.tokenized_split import TokenizedSplit, find_tokenization_problems, tokenize_examples
 from peftkit.data_files import parse_json
 from peftkit.errors import InputError, MissingFieldsError, RowError, closest, comma_separated, summarize_error
 from peftkit.evaluate import evaluator
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.models import BoundObjective
+from peftkit.tasks.sources.bad_rows import MIN_STREAMED_ROWS
 
 log = logging.getLogger(__name__)
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
@@ -24,7 +25,7 @@ JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
 JSON_ARRAY = re.compile(r"\s*\[\s*(\{.*)?$", re.DOTALL)
 """Matches the first line of a file that is one JSON array of rows."""
 MOST_NAMED = 5
-"""Number of empty lines that are named."""
+"""Number of lines without a prediction that are named."""
 READY_MADE = {"source", "candidates"}
 """Keys of a row that gives the model's input directly, without the task's prompt."""
 
@@ -55,36 +56,54 @@ def predict(
         For each input, the same keys as the run's ``predictions/``, without ``index`` and what needs the answer:
         ``source`` and ``prediction``; if there are candidates, also ``prediction_norm``, ``candidates``,
         ``log_likelihoods``, ``candidate_tokens``, and their ``probabilities``, which add up to one. An empty line has
-        the prediction None, and is listed in a warning.
+        the prediction None, and is listed in a warning. So is an invalid row, with the reason as ``skipped``, if the
+        task skips invalid rows.
 
     Raises:
-        InputError: A line is invalid; the message has its number.
+        InputError: A line is invalid, or more rows are than the task may skip; the message has its number.
     """
     recipe = run.recipe
     if batch is not None:
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"batch_size": batch})})
     numbered = _with_locations(inputs, name)
-    number, empty = 0, list[str]()
+    number, empty, skipped = 0, list[str](), list[str]()
     with evaluation_context(run) as accelerator:
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
+            number += len(group)
+            filled = [each for each in group if not _is_empty(each[1])]
+            allowed = recipe.task.most_skipped_rows(max(number, MIN_STREAMED_ROWS))
+            examples, reasons = _build_examples(run.objective, filled, skips=allowed > 0)
+            skipped += [f"{place}: {reason}" for place, reason in reasons.items()]
+            if len(skipped) > allowed:
+                share = f"{len(skipped)} of {number} rows are invalid, and max_bad allows {allowed}"
+                raise InputError(f"{share}; the first is {skipped[0]}")
+            if reasons and not stream and not examples:
+                raise InputError(f"no row is valid; the first is {skipped[0]}")
             predictions: Iterator[tuple[dict[str, Any], Example]] = iter(())
-            if filled := [each for each in group if not _is_empty(each[1])]:
-                split = _build_split(run, filled)
+            if examples:
+                split = _build_split(run.objective, examples)
                 predicted = evaluator.predict(run.model, split, recipe, run.objective, accelerator, answered=False)
                 predictions = zip(predicted, split.examples, strict=True)
             for place, line_or_row in group:
                 if _is_empty(line_or_row):
                     empty.append(place)
                     yield {"source": "", "prediction": None}
-                    continue
-                prediction, example = next(predictions)
-                del prediction["index"]
-                yield prediction | _candidate_probabilities(prediction, example, recipe.evaluate.scoring)
-            number += len(group)
-    if empty:
-        more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
-        places = ", ".join(empty[:MOST_NAMED])
-        log.warning("%s of %s lines are empty, so their prediction is null: %s%s", len(empty), number, places, more)
+                elif place in reasons:
+                    yield {"source": "", "prediction": None, "skipped": reasons[place]}
+                else:
+                    prediction, example = next(predictions)
+                    del prediction["index"]
+                    yield prediction | _candidate_probabilities(prediction, example, recipe.evaluate.scoring)
+    _warn("lines are empty", empty, number)
+    _warn("rows are invalid and skipped", skipped, number)
+
+
+def _warn(what: str, places: Sequence[str], number: int) -> None:
+    """Warn of inputs without a prediction, and name the first ones."""
+    if places:
+        more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+        named = ("; " if any(": " in place for place in places) else ", ").join(places[:MOST_NAMED])
+        log.warning("%s of %s %s, so their prediction is null: %s%s", len(places), number, what, named, more)
 
 
 def _is_empty(line_or_row: str | Mapping[str, Any]) -> bool:
@@ -109,11 +128,44 @@ def _with_locations(
             yield f"{file}line {number}", line_or_row.rstrip("\r\n")
 
 
-def _build_split(run: FinishedRun, inputs: Sequence[tuple[str, str | Mapping[str, Any]]]) -> TokenizedSplit:
-    """Build a tokenized split from located inputs."""
-    examples = [_build_example(run.objective, place, line_or_row) for place, line_or_row in inputs]
+def _build_examples(
+    objective: BoundObjective, inputs: Sequence[tuple[str, str | Mapping[str, Any]]], *, skips: bool
+) -> tuple[dict[str, Example], dict[str, str]]:
+    """Build the unlabeled examples of located inputs.
+
+    Args:
+        objective: The objective.
+        inputs: The location of each line or row, and its content.
+        skips: Whether invalid rows are left out instead of raised.
+
+    Returns:
+        The examples, and what is wrong with each row that is left out, by location.
+
+    Raises:
+        InputError: A line or row is invalid.
+    """
+    examples: dict[str, Example] = {}
+    reasons: dict[str, str] = {}
+    for place, line_or_row in inputs:
+        try:
+            examples[place] = _build_example(objective, place, line_or_row)
+        except RowError as error:
+            if not skips:
+                raise InputError(f"{place}: {error}") from error
+            reasons[place] = str(error)
+    if skips and examples:
+        problems = find_tokenization_problems(objective, "predict", [*examples.values()])
+        for place, problem in zip([*examples], problems, strict=True):
+            if problem is not None:
+                del examples[place]
+                reasons[place] = problem
+    return examples, reasons
+
+
+def _build_split(objective: BoundObjective, examples: Mapping[str, Example]) -> TokenizedSplit:
+    """Build a tokenized split from examples by location."""
     return tokenize_examples(
-        run.objective, "predict", examples, range(len(inputs)), training=False, locate=lambda i: inputs[i][0]
+        objective, "predict", [*examples.values()], range(len(examples)), training=False, locate=[*examples].__getitem__
     )
 
 
@@ -121,7 +173,8 @@ def _build_example(objective: BoundObjective, place: str, line_or_row: str | Map
     """Build the unlabeled example of a line or row.
 
     Raises:
-        InputError: The line or row is invalid.
+        RowError: The line or row is invalid.
+        InputError: The line is no JSON, or the task fails.
     """
     task = objective.task
     noun = "a JSON object" if isinstance(line_or_row, str) else "a row"
@@ -135,14 +188,15 @@ def _build_example(objective: BoundObjective, place: str, line_or_row: str | Map
         return task.to_prompt({_input_field(task): line_or_row} if row is None else row)
     except MissingFieldsError as error:
         if row is not None and row.keys() <= READY_MADE and "source" in row.keys() - {*_input_fields(task)}:
-            return _build_ready_made(objective, place, row)
+            return _build_ready_made(objective, row)
         needs_candidates = objective.component.ranks and not task.labels
         ready = '"source" and "candidates"' if needs_candidates else '"source"'
         needed = f"{task.name!r} needs {noun} with {comma_separated(_input_fields(task))}"
         hint = _misspelled_fields(row or {}, error.fields)
-        raise InputError(f"{place}: {error}{hint}; {needed}, or one with a ready-made {ready}") from error
-    except RowError as error:
-        raise InputError(f"{place}: {error}") from error
+        reason = f"{error.text}{hint}; {needed}, or one with a ready-made {ready}"
+        raise RowError(", ".join(error.fields), reason) from error
+    except InputError:
+        raise
     except Exception as error:  # a plugin's task
         raise InputError(f"{place}: the task {task.name!r} failed: {summarize_error(error)}") from error
 
@@ -175,30 +229,30 @@ def _input_field(task: Task) -> str:
     return fields[0]
 
 
-def _build_ready_made(objective: BoundObjective, place: str, row: Mapping[str, Any]) -> Example:
+def _build_ready_made(objective: BoundObjective, row: Mapping[str, Any]) -> Example:
     """Build an example from a row that gives the model's input directly.
 
     Raises:
-        InputError: The source is not a text, or the candidates are not those that the run can rank.
+        RowError: The source is not a text, or the candidates are not those that the run can rank.
     """
     source, candidates, labels = row["source"], row.get("candidates"), list(objective.task.labels)
     if not isinstance(source, str):
-        raise InputError(f'{place}: "source" must be a string, not {reprlib.repr(source)}')
+        raise RowError("source", f"must be a string, not {reprlib.repr(source)}")
     if not objective.component.ranks:
         if candidates:
-            raise InputError(f'{place}: "candidates": {objective.task.name!r} generates a text and ranks no candidates')
+            raise RowError("candidates", f"{objective.task.name!r} generates a text and ranks no candidates")
         return Example(source, "")
     if candidates is None or candidates == []:
         candidates = labels
     if not isinstance(candidates, list | tuple) or not all(isinstance(c, str) for c in candidates):
-        raise InputError(f'{place}: "candidates" must be a list of strings, not {reprlib.repr(candidates)}')
+        raise RowError("candidates", f"must be a list of strings, not {reprlib.repr(candidates)}")
     if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
-        raise InputError(f'{place}: needs "candidates": at least two, all different')
+        raise RowError("candidates", "needs at least two, all different")
     head = objective.component.head(objective.task)
     if head is not None and head.outputs > 1 and list(candidates) != labels:
-        raise InputError(
-            f'{place}: "candidates": the head has one output for each of {comma_separated(labels)}, in this order; '
-            "leave the candidates out"
+        raise RowError(
+            "candidates",
+            f"the head has one output for each of {comma_separated(labels)}, in this order; leave the candidates out",
         )
     return Example(source, candidates[0], tuple(candidates))
 

@@ -39,16 +39,16 @@ __all__ = [
 
 @hookimpl
 def register_objectives() -> list[type[Objective]]:
-    """Register the built-in objectives."""
+    """Register the built-in objectives; of each kind of task, the one for the default model first."""
     return [
         CausalLanguageModeling,
         ChatCompletion,
         ChoiceRanking,
         ConditionalLanguageModeling,
-        ClassificationHead,
         ContrastiveEmbedding,
         FreeGeneration,
         LabelRanking,
+        ClassificationHead,
         MultiLabelGeneration,
         MultiLabelHead,
         MultipleChoiceHead,

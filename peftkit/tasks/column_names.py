@@ -96,7 +96,10 @@ DISTRACTORS = ("distractor", "distractor_", "distractor ")
 """Names of columns of which each has one wrong answer, before its number."""
 ANCHOR_NAMES = ("anchor", "query", "question")
 """Names of columns with a text whose positive is looked for."""
-POSITIVE_NAMES = ("positive", "pos", "positive_passage", "positive_text", "passage", "document")
+POSITIVE_NAMES = (
+    *("positive", "positives", "pos", "positive_passage", "positive_passages", "positive_text", "positive_texts"),
+    *("passage", "document"),
+)
 """Names of columns with the text that belongs to an anchor."""
 NEGATIVE_NAME = re.compile(r"(hard[_ -]?)?neg(ative)?s?([_ -]?\d+|[_ -]\w+)?", re.IGNORECASE)
 """Names of columns with hard negatives."""

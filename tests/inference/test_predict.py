@@ -293,3 +293,28 @@ def test_empty_lines_have_no_prediction_and_are_listed(
     assert [each["source"] for each in predicted] == ["", "(colour) sky", "", "(colour) blood", "", ""]
     assert [each["prediction"] is None for each in predicted] == [not line.strip() for line in lines]
     assert "4 of 6 lines are empty, so their prediction is null: new.txt, line 1, new.txt, line 3" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_invalid_rows_are_skipped_and_listed_as_in_training(
+    stream: bool, make: Make, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": row["text"], "label": row["label"]} for row in user_rows(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    held_out = ("task.dev_fraction=0.2", "task.test_fraction=0.2", "task.on_bad_row=skip", "task.max_bad=2")
+    options = (f"task.path={tmp_path / 'train.jsonl'}", 'task.prompt="{text}"', *held_out)
+    opened = opened_run(make, registry, "task.name=text_classification", *options, kind="encoder")
+    new: list[Any] = [{"text": "sky"}, {"text": None}, {"text": "blood"}, {"other": "ink"}, {"text": "sea"}]
+    batch = 2 if stream else None
+    predicted = [*predict(opened, new, batch, stream=stream, name="new.jsonl")]
+    alone = [*predict(opened, [new[0], new[2], new[4]])]
+    assert [each["source"] for each in predicted] == ["sky", "", "blood", "", "sea"]
+    assert [predicted[i]["prediction"] for i in (0, 2, 4)] == [each["prediction"] for each in alone]
+    assert [predicted[i]["prediction"] for i in (1, 3)] == [None, None]
+    assert predicted[1]["skipped"] == "text: is empty"
+    assert "2 of 5 rows are invalid and skipped, so their prediction is null: new.jsonl, row 2: text" in caplog.text
+    with pytest.raises(InputError, match=r"3 of \d+ rows are invalid, and max_bad allows 2; the first is row 2: text"):
+        [*predict(opened, [*new, {}, new[0]], batch, stream=stream)]
+    if not stream:
+        with pytest.raises(InputError, match="no row is valid; the first is row 1: text: missing"):
+            [*predict(opened, [{}])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from peftkit.data_files import file_format, is_saved_dataset, read_rows
-from peftkit.errors import InputError
+from peftkit.errors import DataError, InputError, comma_separated
 from peftkit.tasks.sources.files import load_files
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.")
 """The name of a file of a split, which may have an underscore."""
+SPLIT_FOLDER = re.compile(r"(train(ing)?|validation|valid|dev|val|test(ing)?|eval(uation)?)[-._ 0-9]*")
+"""The name of a folder with the files of a split, as ``datasets`` knows them."""
 Files = tuple[tuple[str, tuple[str, ...]], ...]
 """Files by split."""
 NEUTRAL_FIELDS = {"name", "version", "data_dir", "data_files", "description", "features"}
@@ -85,14 +88,15 @@ def load_folder(path: str, config: str | None, max_rows: int | None = None) -> d
 
     Args:
         path: The folder.
-        config: Name of the configuration.
+        config: Name of the configuration, or of a subfolder.
         max_rows: Maximum number of rows of each file; None for all.
 
     Returns:
         A dataset for each split; empty if reading the folder requires a builder or options of ``datasets``.
 
     Raises:
-        InputError: The name of the folder has glob characters, which ``datasets`` would expand.
+        InputError: The name of the folder has glob characters, which ``datasets`` would expand, or the folder has
+            several subsets.
     """
     from datasets import load_dataset_builder
 
@@ -101,7 +105,49 @@ def load_folder(path: str, config: str | None, max_rows: int | None = None) -> d
             f"{path!r}: the name of the folder has *, ? or [, so its files must be named by their split, such as "
             "train.csv; otherwise set task.path = {train = …, dev = …, test = …}"
         )
-    return _load_builder_files(load_dataset_builder(path, config), max_rows)
+    if _has_configurations(Path(path)):
+        builder = load_dataset_builder(path, config)
+    else:
+        subfolders = (config, f"data/{config}") if config else ()
+        subset = next((each for each in subfolders if (Path(path) / each).is_dir()), None)
+        builder = load_dataset_builder(path, data_dir=subset) if subset else load_dataset_builder(path, config)
+        _check_one_subset(Path(path) / (subset or ""), builder)
+    return _load_builder_files(builder, max_rows)
+
+
+def _has_configurations(folder: Path) -> bool:
+    """Returns whether the README of a folder says which files belong to which subset and split."""
+    from huggingface_hub import metadata_load
+
+    readme = folder / "README.md"
+    return readme.is_file() and bool((metadata_load(readme) or {}).get("configs"))
+
+
+def _check_one_subset(folder: Path, builder: DatasetBuilder) -> None:
+    """Raises if files of a split are in several subfolders, whose rows ``datasets`` joins.
+
+    Args:
+        folder: The folder.
+        builder: Its builder.
+
+    Raises:
+        DataError: They are subsets.
+    """
+    for names in (builder.config.data_files or {}).values():
+        subsets: dict[str, str] = {}
+        for name in map(str, names):
+            parents = Path(os.path.relpath(name, folder)).parent.parts
+            # Such as data/en/train/1.csv.
+            parts = [each for each in parents if each != "data" and not SPLIT_FOLDER.fullmatch(each)]
+            subsets.setdefault("/".join(parts), name)
+        if len(subsets) > 1:
+            found = comma_separated([each or "." for each in sorted(subsets)])
+            pattern = folder / "**" / f"*{Path(next(iter(subsets.values()))).suffix}"
+            raise DataError(
+                "config",
+                f"{str(folder)!r} has files of a split in several subfolders: {found}; set config to the subfolder of "
+                f'one subset, or read the files of all by path = {{ glob = "{pattern}" }}',
+            )
 
 
 def load_hub_texts(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -363,7 +363,7 @@ def test_recipes_for_all_forms_pass_check(form: str, tmp_path: Path, monkeypatch
     [
         ("conll", ['file_format = "conll"', 'name = "pocket-encoder"']),
         ("squad", ["allow_no_answer = true  # 40 of the questions have no answer"]),
-        ("paragraphs", ['sample_by = "paragraph"', 'name = "pocket-t5"']),
+        ("paragraphs", ['sample_by = "paragraph"', 'name = "pocket-decoder"']),
         ("invalid rows", ['on_bad_row = "skip"  # 2 of 42 rows are invalid; the first: ', 'max_bad = "6%"']),
     ],
 )

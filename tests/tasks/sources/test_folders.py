@@ -114,3 +114,31 @@ def test_the_format_of_a_saved_dataset_is_reset(tmp_path: Path) -> None:
     splits = dict.fromkeys(("train", "dev", "test"), rows.with_format("numpy", columns=["label"]))
     DatasetDict(splits).save_to_disk(tmp_path / "all")
     assert {example.target for example in examples(TextClassification(path=str(tmp_path / "all")))} == expected
+
+
+SUBSETS = (
+    ("en/train.csv", "en/test.csv", "de/train.csv", "de/test.csv"),
+    ("data/en/train/1.csv", "data/en/test/1.csv", "data/de/train/1.csv", "data/de/test/1.csv"),
+    ("en/a.csv", "de/b.csv"),
+)
+
+
+@pytest.mark.parametrize("names", SUBSETS)
+def test_subsets_in_subfolders_are_not_joined(names: tuple[str, ...], write: Write, tmp_path: Path) -> None:
+    for name in names:
+        write(name, [{"text": f"{name} {number}", "label": "ab"[number % 2]} for number in range(4)])
+    held_out = {"dev_fraction": 0.25, "test_fraction": 0.25}
+    with pytest.raises(InputError, match=r"config: .* in several subfolders: de, en; set config .*\*\*/\*\.csv"):
+        load_splits(DataSource(str(tmp_path), **held_out))
+    source = DataSource(str(tmp_path), config="en", **held_out)
+    assert {row["text"].rsplit(" ", 1)[0] for row in load_splits(source).splits["train"]} == {names[0]}
+    with pytest.raises(InputError, match=r"has no subset 'fr'.*subsets: "):
+        load_splits(DataSource(str(tmp_path), config="fr", **held_out))
+
+
+@pytest.mark.parametrize("names", [("train/1.csv", "train/2.csv"), ("data/train_1/a.csv", "data/train_2/b.csv")])
+def test_files_in_folders_of_a_split_are_joined(names: tuple[str, ...], write: Write, tmp_path: Path) -> None:
+    for name in (*names, "test/1.csv"):
+        write(name, [{"text": name, "label": "a"}])
+    rows = load_splits(DataSource(str(tmp_path), dev_fraction=0.5)).splits
+    assert sorted(row["text"] for split in ("train", "dev") for row in rows[split]) == [*names]

@@ -80,3 +80,44 @@ def test_columns_are_recognized(row: dict[str, Any], expected: dict[str, Any] | 
     matches = TextPairs.recognize(str(write("data.jsonl", [row, row])))
     options = [{k: v for k, v in each.options.items() if k.endswith(("column", "columns"))} for each in matches]
     assert options == ([] if expected is None else [expected])
+
+
+def test_lists_of_positives_are_pairs_with_each(write: Write) -> None:
+    rows = [
+        {"anchor": "a", "positive": ["A", "A2"], "no": ["x"]},
+        {"anchor": "b", "positive": [], "no": []},
+        {"anchor": "c", "positive": ["C"], "no": ["y"]},
+        {"anchor": "d", "positive": ["D", "d"], "no": ["D"]},
+        {"anchor": "e", "positive": ["E", "E2", "E3"], "no": []},
+    ]
+    files = {split: str(write(f"{split}.jsonl", rows)) for split in ("train", "dev", "test")}
+    pairs = task(path=files, negative_columns=["no"], on_bad_row="skip", max_bad=2)
+    split = pairs.load()["train"]
+    examples = [pairs.to_example(row) for row in split]
+    assert [(each.source, each.target) for each in examples] == [
+        *(("a", "A"), ("a", "A2"), ("c", "C")),
+        *(("e", "E"), ("e", "E2"), ("e", "E3")),
+    ]
+    assert [each.documents for each in examples[:3]] == [("A", "x"), ("A2", "x"), ("C", "y")]
+    assert [each.group for each in examples[:2]] == ["a", "a"]
+    fresh = task(path=files, negative_columns=["no"], on_bad_row="skip", max_bad=2)
+    assert [fresh.describe_row("train", index) for index in (1, 2, 5)] == [
+        f"{files['train']}, row {n}" for n in (1, 3, 5)
+    ]
+    reasons = {(row.row, row.reason) for row in pairs.skipped_rows() if row.split == "train"}
+    assert reasons == {
+        (2, "positive: has no positive"),
+        (4, "no: the hard negative 'D' is a positive of the row; remove it"),
+    }
+
+
+def test_lists_of_positives_are_recognized(write: Write) -> None:
+    rows = [{"query": f"q {i}", "positives": [f"p {i}", f"p {i} b"]} for i in range(8)]
+    [match] = TextPairs.recognize(str(write("train.jsonl", rows)))
+    assert (match.options["anchor_column"], match.options["positive_column"]) == ("query", "positives")
+    assert match.reason == "'query' and each text of 'positives' are texts that belong together"
+
+
+def test_lists_of_positives_are_not_streamed() -> None:
+    with pytest.raises(RowError, match="positive: a list of positives cannot be streamed; write a row for each"):
+        task(streaming=True).to_example({"anchor": "a", "positive": ["A", "B"]})
