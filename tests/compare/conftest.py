@@ -27,6 +27,11 @@ TEXTS = [f"a {size} {thing} is {colour}" for size in ("big", "old") for thing in
 @pytest.fixture
 def plant(tmp_path: Path) -> Plant:
     """Writes a run of this method and seed with these shares of right answers at 1, 2, 3 … GMACs."""
+    return planter(tmp_path / "runs")
+
+
+def planter(folder: Path) -> Plant:
+    """Returns the function that writes runs into a folder."""
 
     def write_run(
         method: str,
@@ -44,7 +49,7 @@ def plant(tmp_path: Path) -> Plant:
         model: str = "m",
         constant: float | None = None,
     ) -> Path:
-        path = tmp_path / "runs" / f"{method}-{seed}-{len(list((tmp_path / 'runs').glob('*')))}"
+        path = folder / f"{method}-{seed}-{len(list(folder.glob('*')))}"
         (path / "predictions").mkdir(parents=True)
         recipe = {
             "run": {"name": method, "seed": seed},

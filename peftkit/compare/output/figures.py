@@ -316,10 +316,10 @@ def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
     figure, panel = subplots(figsize=(6, 4.2))
     for index, row in enumerate(comparison.lines):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        panel.errorbar(row.cost_to_best, row.score, _error_bars(row), alpha=0.5, **look)
-        panel.annotate(row.method, (row.cost_to_best, row.score), xytext=(4, 2), textcoords="offset points", fontsize=6)
+        panel.errorbar(row.cost, row.score, _error_bars(row), alpha=0.5, **look)
+        panel.annotate(row.method, (row.cost, row.score), xytext=(4, 2), textcoords="offset points", fontsize=6)
     panel.set(
-        xlabel=f"{NAMES.get(comparison.by, comparison.by)} to the best checkpoint",
+        xlabel=NAMES.get(comparison.by, comparison.by),
         ylabel=f"{comparison.test_split} {comparison.metric}",
     )
     _draw_baselines(panel, group, comparison.metric, "test")
