@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ForwardRef
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -58,6 +58,11 @@ class Component(BaseModel):
         # Evaluated already: pydantic evaluates the annotations of all base classes again for each subclass.
         for name in cls.__class_vars__ & annotations.keys():
             annotations[name] = ClassVar
+        for name in cls.__pydantic_fields__.keys() & annotations.keys():
+            option = cls.__pydantic_fields__[name]
+            if isinstance(annotations[name], str) and not isinstance(option.annotation, ForwardRef | str):
+                rules = option.metadata
+                annotations[name] = Annotated[(option.annotation, *rules)] if rules else option.annotation
 
     @classmethod
     def class_for(cls, options: Mapping[str, Any]) -> type[Component]:

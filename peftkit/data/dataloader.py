@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets import IterableDataset as HFIterableDataset
@@ -19,6 +20,7 @@ from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_simil
 from peftkit.data.token_batches import TokenBatchSampler, step_sizes
 from peftkit.data.tokenized_split import tokenize_columns
 from peftkit.models import BoundObjective
+from peftkit.models.batches.padding import TARGET_POSITIONS
 from peftkit.recipe import Recipe
 
 SHUFFLE_BUFFER = 10_000
@@ -164,7 +166,11 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
     shortest = objective.collate([rows[int(lengths[0].argmin())]] * number)
     longest = objective.collate([rows[int(column.argmax())] for column in lengths])
     family = objective.family
-    return [shortest, family.pad_to(shortest, family.max_lengths([longest]))]
+    padded = family.pad_to(shortest, family.max_lengths([longest]))
+    if TARGET_POSITIONS in padded:
+        positions = [objective.collate([rows[int(each.argmax())]] * number)[TARGET_POSITIONS] for each in lengths]
+        padded[TARGET_POSITIONS] = torch.zeros_like(max(positions, key=torch.Tensor.numel))
+    return [shortest, padded]
 
 
 def train_dataloader(

@@ -18,7 +18,7 @@ from peftkit.components.types import Row
 from peftkit.data.dataloader import TrainRows
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
-from peftkit.models.batches.padding import TARGET_COLUMNS, padded_lengths
+from peftkit.models.batches.padding import padded_lengths
 from peftkit.models.heads.logits_to_keep import find_output_layer
 from peftkit.models.heads.token_losses import tolerance
 from peftkit.recipe import Recipe
@@ -118,7 +118,7 @@ def make_splitter(recipe: Recipe, objective: BoundObjective, model: nn.Module, p
     """
     if not recipe.train.split_batches or _why_not(recipe, objective, processes):
         return BatchSplitter(objective)
-    return BatchSplitter(objective, pass_costs(model))
+    return BatchSplitter(objective, pass_costs(model, all_logits=objective.family.computes_all_logits(model)))
 
 
 def _why_not(recipe: Recipe, objective: BoundObjective, processes: int) -> str:
@@ -132,11 +132,12 @@ def _why_not(recipe: Recipe, objective: BoundObjective, processes: int) -> str:
     return recipe.method.stochastic_because
 
 
-def pass_costs(model: nn.Module) -> PassCosts:
+def pass_costs(model: nn.Module, *, all_logits: bool) -> PassCosts:
     """Estimate what a pass of a model costs on a CPU, from its modules and the sizes of its weights.
 
     Args:
         model: The model; its weights are not read.
+        all_logits: Whether the logits of all positions are computed; those of targets cost as much in any split.
     """
     layer = find_output_layer(model)
     head = 0 if layer is None else sum(_matrix_sizes(layer))
@@ -144,7 +145,9 @@ def pass_costs(model: nn.Module) -> PassCosts:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     macs_per_token = macs / 2 if is_encoder_decoder else macs
-    weights = {TARGET_COLUMNS: head / macs_per_token, "decoder_input_ids": 1 + head / macs_per_token}
+    weights = {}
+    if all_logits:
+        weights["decoder_input_ids" if is_encoder_decoder else "input_ids"] = 1 + head / macs_per_token
     passes = 2 + min(1.0, trained / macs)
     overhead = MODULE_SECONDS * sum(1 for _ in model.modules()) + UPDATE_SECONDS * trained
     return PassCosts(overhead * MACS_PER_SECOND / (passes * macs_per_token), weights)

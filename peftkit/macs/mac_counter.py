@@ -128,7 +128,9 @@ class MacCounter:
         if (counted := self._counted.get((shapes, requires_grad))) is not None:
             return counted
         lengths = tuple(shape[1] for _, shape in shapes if len(shape) == 2)
+        # Tensors of shape (1, length) are of the whole batch.
         leading = {shape[0] for _, shape in shapes if shape}
+        leading = leading - {1} or leading
         # With several texts in a row, work also depends on how many each row has.
         sizes = (*leading,) if len(leading) == 1 else ()
         key = tuple((key, () if sizes else shape[:1]) for key, shape in shapes), requires_grad

@@ -28,6 +28,7 @@ from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.prefix_cache import base_for_cache
 from peftkit.models.family import ModelFamily
 from peftkit.models.heads.chunked_logprobs import Target, target_logprobs
+from peftkit.models.heads.logits_to_keep import find_output_layer
 from peftkit.models.heads.token_losses import tolerance
 from peftkit.oom import is_oom
 
@@ -40,6 +41,9 @@ ScoringStrategy = Callable[[nn.Module, Sequence[TokenizedRow], torch.device], Ca
 
 class CachedScorer(ModelFamily):
     """A model family whose candidates continue a text."""
+
+    def computes_all_logits(self, model: nn.Module) -> bool:
+        return self.all_logits or find_output_layer(model) is None
 
     def loglikelihoods(self, model: nn.Module, rows: Sequence[TokenizedRow], device: torch.device) -> CandidateScores:
         return self.candidate_scorer(model)(rows, device)

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from peftkit.components import Example
 from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TokenizedRow
 from peftkit.errors import RowError
-from peftkit.models.batches.padding import TARGET_COLUMNS, attention_mask, pad_sequences
+from peftkit.models.batches.padding import TARGET_POSITIONS, attention_mask, pad_sequences, target_positions
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
@@ -37,7 +37,7 @@ from peftkit.models.decoding.prefix_cache import (
     run_on,
     slice_cache,
 )
-from peftkit.models.heads.logits_to_keep import find_output_layer, select_positions
+from peftkit.models.heads.logits_to_keep import TargetLogits, target_logits
 from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_tokenization import Prompt, append_eos, ids_after_prompt
@@ -138,7 +138,7 @@ class CausalLM(CachedScorer):
                 batch["labels"][number, trained] = batch["input_ids"][number, trained]
         return {
             **batch,
-            TARGET_COLUMNS: pad_sequences([[i - 1 for i in each] for each in positions], -1),
+            TARGET_POSITIONS: target_positions([[i - 1 for i in each] for each in positions]),
             "input_tokens": batch["attention_mask"].sum() - sum(map(len, positions)),
         }
 
@@ -160,24 +160,14 @@ class CausalLM(CachedScorer):
         logits = output.logits[:, -labels.shape[1] :]
         return logits[:, :-1], labels[:, 1:]
 
-    def computes_all_logits(self, model: nn.Module) -> bool:
-        return self.all_logits or find_output_layer(model) is None
-
-    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        columns = batch.get(TARGET_COLUMNS)
-        if columns is None or self.all_logits:
-            return self.logits(model, batch)
+    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> TargetLogits:
+        positions = batch.get(TARGET_POSITIONS)
+        if positions is None or self.all_logits:
+            return super()._target_logits(model, batch)
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        positions, length = columns.clamp(min=0), batch["labels"].shape[1]
-        with select_positions(model, positions, length) as selection:
-            logits = model(**inputs, use_cache=False).logits
         next_labels = pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
-        if not selection.applied:
-            return logits[:, -length:], next_labels
-        if selection.applied > 1 or logits.shape[:2] != columns.shape:  # the layer is used for something else too
-            return self.logits(model, batch)
-        labels = next_labels.gather(1, positions).masked_fill(columns < 0, IGNORE_INDEX)
-        return logits, labels
+        computed = target_logits(model, lambda: model(**inputs, use_cache=False).logits, positions, next_labels)
+        return computed or super()._target_logits(model, batch)
 
     def strategies(self) -> Sequence[ScoringStrategy]:
         one_pass = partial(self.score_in_one_pass, prompt=SharedPrompt())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from peftkit.components.family_services import ChatTemplate, ScoreCandidates
 from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TextWindow, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.models.batches.collated_batch import CHOICES
-from peftkit.models.batches.padding import find_pad_id, pad_batch
+from peftkit.models.batches.padding import TARGET_POSITIONS, find_pad_id, pad_batch
 from peftkit.models.batches.text_states import TextStates, no_model_file
+from peftkit.models.heads.logits_to_keep import TargetLogits
 from peftkit.models.heads.token_losses import sum_cross_entropy, target_loglikelihoods
 from peftkit.models.lengths import LONGER_SOURCES, LONGER_TARGETS
 from peftkit.models.lengths.length_limits import check_min_length
@@ -48,7 +49,7 @@ class ModelFamily(TextStates):
         max_encoder_length: maximum padded length of encoder inputs in tokens; None if positions are unlimited.
         max_decoder_length: maximum padded length of decoder inputs in tokens; None if positions are unlimited.
         pad_to_multiple_of: the lengths of training batches are multiples of it.
-        all_logits: whether training computes the logits of all positions of a decoder, not only those of targets.
+        all_logits: whether training computes the logits of all positions, not only those of targets.
         source_remedy: what to do about sources that are too long.
         target_remedy: what to do about targets that are too long.
         read_model_file: reads a JSON file of the model, by its name; returns None if there is no such file.
@@ -86,6 +87,21 @@ class ModelFamily(TextStates):
         """The padding id: the config's if there is one, otherwise any id that has an embedding."""
         return find_pad_id(self.tokenizer, self.config)
 
+    @cached_property
+    def _embedding_sizes(self) -> Mapping[Side, int | None]:
+        """The number of ids that each side has embeddings for; every row needs it, and configs take long to give it."""
+        return {side: embedding_size(self.config, side) for side in get_args(Side)}
+
+    @cached_property
+    def _unk_id(self) -> int | None:
+        unk_id: int | None = self.tokenizer.unk_token_id  # a slow property, which every candidate needs
+        return unk_id
+
+    @cached_property
+    def _not_generated(self) -> frozenset[int]:
+        """Special tokens that are removed from generated texts, but for those that are treated apart."""
+        return frozenset(self.tokenizer.all_special_ids) - {self._unk_id, self.eos_id}
+
     def special_token_problems(self) -> list[str]:
         """Describe the special tokens that every row needs and that are missing or have no embedding."""
         return self._describe_problems("encoder", lambda: [*self.special_tokens.prefix, *self.special_tokens.suffix])
@@ -105,7 +121,7 @@ class ModelFamily(TextStates):
         """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
         if field == "source":
             check_min_length(ids, self.config)
-        if problem := describe_ids_without_embedding(ids, embedding_size(self.config, side), self.tokenizer):
+        if problem := describe_ids_without_embedding(ids, self._embedding_sizes[side], self.tokenizer):
             raise RowError(field, problem)
         return ids
 
@@ -165,8 +181,8 @@ class ModelFamily(TextStates):
         return {**self.collate(texts), CHOICES: torch.tensor([len(row["candidates"]) for row in rows])}
 
     def max_lengths(self, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
-        """Return the largest padded length among the batches for each two-dimensional tensor, by its key."""
-        keys = sorted(key for key, value in batches[0].items() if value.ndim == 2)
+        """Return the largest padded length among the batches for each tensor of texts, by its key."""
+        keys = sorted(key for key, value in batches[0].items() if value.ndim == 2 and key != TARGET_POSITIONS)
         return {key: max(batch[key].shape[1] for batch in batches) for key in keys}
 
     def pad_to(self, batch: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
@@ -281,7 +297,8 @@ class ModelFamily(TextStates):
         Returns:
             A scalar, in nats.
         """
-        return sum_cross_entropy(*self._target_logits(model, batch))
+        computed = self._target_logits(model, batch)
+        return sum_cross_entropy(computed.logits, computed.labels)
 
     def target_loglikelihoods(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Compute the log-likelihood of the labels of each text, with gradients.
@@ -293,11 +310,12 @@ class ModelFamily(TextStates):
         Returns:
             The sum over the labels of each text in nats, and their number, both of shape (texts,).
         """
-        return target_loglikelihoods(*self._target_logits(model, batch))
+        computed = self._target_logits(model, batch)
+        return target_loglikelihoods(computed.logits, computed.labels, computed.texts, len(batch["labels"]))
 
-    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> TargetLogits:
         """Return logits and labels as ``logits`` does; those of positions without a target may be left out."""
-        return self.logits(model, batch)
+        return TargetLogits(*self.logits(model, batch))
 
     def _tokenize_sources(self, examples: Sequence[Example]) -> tuple[list[str], Ids, Ids, list[int]]:
         """Tokenize sources, truncating their contexts where necessary.
@@ -342,8 +360,7 @@ class ModelFamily(TextStates):
             RowError: an id has no embedding, or decoding generated text would drop it.
         """
         self._check_ids(ids, "target", "decoder")
-        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.eos_id}
-        if generated and (wrong := next((i for i in ids if i in special), None)) is not None:
+        if generated and (wrong := next((i for i in ids if i in self._not_generated), None)) is not None:
             token = self.tokenizer.convert_ids_to_tokens(wrong)
             remedy = "is removed from predictions; add it to the tokenizer as a token that is not special"
             raise RowError("target", f"{text!r} contains the special token {token!r}, which {remedy}")
@@ -353,7 +370,7 @@ class ModelFamily(TextStates):
 
     def contains_unk(self, ids: Sequence[int]) -> bool:
         """Whether a target contains the unknown token, which is removed from generated texts."""
-        return self.tokenizer.unk_token_id in ids
+        return self._unk_id in ids
 
     def _candidates_and_target(self, example: Example, *, ranked: bool) -> tuple[Sequence[str], int]:
         """Return the candidates to tokenize and the index of the target among them."""

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from peftkit.components import Example
 from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TokenizedRow
-from peftkit.models.batches.padding import attention_mask, pad_sequences
+from peftkit.models.batches.padding import TARGET_POSITIONS, attention_mask, pad_sequences, target_positions
 from peftkit.models.candidate_scoring import (
     CachedScorer,
     CandidateLogprobs,
@@ -27,6 +27,7 @@ from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.kv_cache_check import generate
 from peftkit.models.decoding.prefix_cache import base_for_cache, cache_row_bytes, compute_dtype, run_on, slice_cache
 from peftkit.models.decoding.sampling import make_processors
+from peftkit.models.heads.logits_to_keep import TargetLogits, target_logits
 from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.prompt_tokenization import append_eos
 from peftkit.models.special_tokens import (
@@ -37,6 +38,8 @@ from peftkit.models.special_tokens import (
     token_ids,
 )
 
+MODEL_INPUTS = ("input_ids", "attention_mask", "decoder_input_ids")
+"""Tensors of a batch that the model gets."""
 MAX_PACKED = 512
 """Longest sequence of packed candidates; in longer ones, attention computes too many pairs that are masked."""
 
@@ -93,11 +96,13 @@ class Seq2SeqLM(CachedScorer):
 
     def collate(self, rows: Sequence[TokenizedRow]) -> dict[str, Tensor]:
         sources = [row["source"] for row in rows]
+        targets = [row["candidates"][row["answer"]] for row in rows]
         options: dict[str, Any] = {"multiple": self.pad_to_multiple_of, "max_length": self.max_encoder_length}
         return {
             "input_ids": pad_sequences(sources, self.pad_id, **options),
             "attention_mask": attention_mask(sources, **options),
-            **self._collate_targets([row["candidates"][row["answer"]] for row in rows], self.pad_to_multiple_of),
+            **self._collate_targets(targets, self.pad_to_multiple_of),
+            TARGET_POSITIONS: target_positions([range(len(each)) for each in targets]),
             "input_tokens": torch.tensor(sum(map(len, sources))),
         }
 
@@ -113,8 +118,14 @@ class Seq2SeqLM(CachedScorer):
         }
 
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        keys = ("input_ids", "attention_mask", "decoder_input_ids")
-        return model(**{k: batch[k] for k in keys}, use_cache=False).logits, batch["labels"]
+        return model(**{k: batch[k] for k in MODEL_INPUTS}, use_cache=False).logits, batch["labels"]
+
+    def _target_logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> TargetLogits:
+        positions = batch.get(TARGET_POSITIONS)
+        if positions is None or self.all_logits:
+            return super()._target_logits(model, batch)
+        computed = target_logits(model, lambda: self.logits(model, batch)[0], positions, batch["labels"])
+        return computed or super()._target_logits(model, batch)
 
     def strategies(self) -> Sequence[ScoringStrategy]:
         return self.score_in_one_pass, self.score_with_cache, self.score_with_shared_encoder

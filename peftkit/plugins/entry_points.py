@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 
 from peftkit.errors import InputError, comma_separated, did_you_mean
 
@@ -16,7 +17,13 @@ BUILTIN_DISTRIBUTION = "peftkit"
 
 def distribution_of(point: EntryPoint) -> tuple[str, str]:
     """Return the name and version of an entry point's distribution."""
-    return (point.dist.name or "unknown", point.dist.version or "0") if point.dist else ("unknown", "0")
+    return _name_and_version(point.dist) if point.dist else ("unknown", "0")
+
+
+@lru_cache(maxsize=64)
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    metadata = distribution.metadata  # a property that parses a file, as are name and version
+    return metadata["Name"] or "unknown", metadata["Version"] or "0"
 
 
 def licence_of(point: EntryPoint) -> str:

@@ -36,6 +36,23 @@ def processes_for(estimates: int) -> int:
     return max(1, min(processors, estimates // MIN_ESTIMATES))
 
 
+def start_server() -> Any:
+    """Start the process that others are forked from, if the system has one: it imports the libraries meanwhile.
+
+    Returns:
+        The context of ``multiprocessing`` that starts processes.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first process: torch reads it at import
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        from multiprocessing import forkserver  # which not every system has
+
+        context.set_forkserver_preload(["peftkit.analysis.work_estimate"])
+        forkserver.ensure_running()
+    return context
+
+
 def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iterator[Outcome]:
     """Estimate the work of runs, without trials.
 
@@ -56,11 +73,7 @@ def estimate_in_processes(recipes: Mapping[str, Recipe], processes: int) -> Iter
     groups = [[*keys] for _, keys in groupby(sorted(recipes, key=group_of), key=group_of)]
     size = -(-len(groups) // processes)
     queues = [groups[start : start + size] for start in range(0, len(groups), size)]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first process: torch reads it at import
-    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
-    if can_fork:
-        context.set_forkserver_preload(["peftkit.analysis.work_estimate"])
+    context = start_server()
     own_queues: dict[Connection, list[list[str]]] = {}
     workers = []
     for queue in queues:

@@ -22,7 +22,7 @@ from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.recipe.tables.run_config import RunConfig
 from peftkit.recipe.tables.train_config import WITHOUT_COST
 from peftkit.run_directory import RunDirectory
-from peftkit.sweep.estimate_processes import estimate_in_processes, processes_for
+from peftkit.sweep.estimate_processes import estimate_in_processes, processes_for, start_server
 from peftkit.sweep.grid import Grid, RejectedStudy
 from peftkit.sweep.scheduler import final_recipes, find_run
 from peftkit.sweep.tuning.head_tuning import find_heads
@@ -110,6 +110,8 @@ def estimate_sweep(
     Returns:
         The plan.
     """
+    if not trial and processes_for(len(grid.studies)) > 1 and not any((cache_folder() / "costs").glob("*.json")):
+        start_server()  # before it is known which estimates are missing; all are
     tuner = Tuner(grid, registry, overrides) if grid.config.tune else None
     estimator = _CostEstimator(registry, trial)
     problems: list[PlannedStudy] = []

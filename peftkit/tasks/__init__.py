@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftkit.components import Task
+from peftkit.components.component import LazyComponent
 from peftkit.hookspecs import hookimpl
 from peftkit.tasks.chat import Chat
 from peftkit.tasks.hub import AgNews, CommonsenseQa, Race, RaceDistractors, TweetEval
@@ -23,7 +24,7 @@ from peftkit.tasks.wordnet import WordNetDistractors, WordNetGlosses, WordNetMcq
 
 
 @hookimpl
-def register_tasks() -> list[type[Task]]:
+def register_tasks() -> list[type[Task] | LazyComponent]:
     """Registers the built-in tasks."""
     return [
         AgNews,

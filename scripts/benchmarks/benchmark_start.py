@@ -1,11 +1,12 @@
-"""Compares how long commands take to start, in processor time and on the clock.
+"""Compares how long commands take to start, in processor time and on the clock, and how much memory runs take.
 
     python scripts/benchmarks/benchmark_start.py [--rounds N]         # list and check, with importing pydantic
     python scripts/benchmarks/benchmark_start.py --runs [--rounds N]  # a run, with a script that uses `Trainer`
 
 The commands take turns, each in a process of its own, with warm caches; the tables have medians. A run and the script
 train LoRA on the same rows for a few steps, evaluate the same rows, and save the adapter; what is neither training nor
-evaluation is the start. Processor seconds include these few steps, and are those of the whole process.
+evaluation is the start. Processor seconds include these few steps, and are those of the whole process, as is the peak
+of its memory (the resident set).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -91,10 +91,11 @@ to = []
 
 
 class Times(NamedTuple):
-    """Seconds of a process."""
+    """Seconds of a process, and its peak of memory in MiB."""
 
     clock: float
     processor: float
+    memory: float
 
 
 def main() -> None:
@@ -138,10 +139,10 @@ def compare_runs(folder: Path, rounds: int) -> None:
         [file] = output.rglob("summary.json")
         summary = json.loads(file.read_text(encoding="utf-8"))
         spent = summary["cost"]["train_seconds"] + summary["evaluation_seconds"]
-        starts["peftkit run"].append(Times(times.clock - spent, times.processor))
+        starts["peftkit run"].append(times._replace(clock=times.clock - spent))
         times = time_process(script)
         spent = sum(json.loads((folder / "seconds.json").read_text(encoding="utf-8")).values())
-        starts["script"].append(Times(times.clock - spent, times.processor))
+        starts["script"].append(times._replace(clock=times.clock - spent))
         latest = ", ".join(f"{name} {each[-1].clock:.1f} s" for name, each in starts.items())
         print(f"[{number + 1}/{rounds + 1}] {latest}", file=sys.stderr)
     print_starts(starts)
@@ -154,23 +155,26 @@ def print_starts(starts: Mapping[str, Sequence[Times]]) -> None:
         for name, times in starts.items()
     }
     script = medians["script"]
-    print("| process | seconds of the start | relative | processor seconds | relative |\n|---|---|---|---|---|")
+    columns = ("process", "seconds of the start", "relative", "processor seconds", "relative", "MiB", "relative")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name, times in medians.items():
-        print(
-            f"| {name} | {times.clock:.2f} | {times.clock / script.clock:.2f} | {times.processor:.2f} | "
-            f"{times.processor / script.processor:.2f} |"
-        )
+        cells = (f"{value:,.2f} | {value / other:.2f}" for value, other in zip(times, script, strict=True))
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def time_process(arguments: Sequence[str]) -> Times:
-    """Run Python, and return how long it took."""
+    """Run Python, and return how long it took, and how much memory."""
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    clock, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Times(clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=variables, stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)  # unlike a total of all children, this is of this one
+        clock = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(output.read()[-2000:])
+    return Times(clock, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**10)
 
 
 if __name__ == "__main__":

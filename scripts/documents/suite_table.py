@@ -21,7 +21,8 @@ HEAD = "| task | rows of the published splits | prompt | selection metric |\n|--
 
 def rows() -> Iterator[str]:
     """A line for each dataset; those of a suite that differ in nothing that is shown share one."""
-    for suite, registered in zip(SUITES, suite_tasks(), strict=True):
+    for suite, lazy in zip(SUITES, suite_tasks(), strict=True):
+        registered = lazy.component
         cells: dict[tuple[str, ...], list[str]] = {}
         for subset, each in suite.sets.items():
             task: Any = registered.class_for({"subset": subset})
@@ -38,7 +39,8 @@ def rows() -> Iterator[str]:
 
 def notes() -> Iterator[str]:
     """A line for each suite: where the data come from, its splits and its licence."""
-    for suite, task in zip(SUITES, suite_tasks(), strict=True):
+    for suite, lazy in zip(SUITES, suite_tasks(), strict=True):
+        task: Any = lazy.component
         link = f"[{suite.paper}](https://huggingface.co/datasets/{task.hub_id})"
         yield f"* `{suite.name}` ({link}): {suite.note} Licence: {suite.licence}."
 

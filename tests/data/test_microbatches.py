@@ -15,11 +15,10 @@ from peftkit import Example
 from peftkit.components import ModelKind
 from peftkit.data.microbatches import BatchSplitter, PassCosts, exact_splitter, group_similar_lengths, pass_costs
 from peftkit.models import BoundObjective
-from peftkit.models.batches.padding import TARGET_COLUMNS
 from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import Make, bind_objective, tiny
 
-FREE = PassCosts(0.0, {TARGET_COLUMNS: 0.5})
+FREE = PassCosts(0.0, {})
 THINGS = ("sky", "sky sky sky sky sky sky sky", "sea", "sea sea sea sea sea sea sea sea sea sea")
 COLOURS = ("red", "green")
 Shapes = list[tuple[float, ...]]
@@ -101,7 +100,7 @@ def test_parts_have_the_loss_and_the_gradients_of_the_batch(kind: ModelKind, tas
 def test_passes_cost_fewer_tokens_of_wider_models_and_more_if_large_embeddings_are_trained() -> None:
     def overhead(width: int, *, trained: bool) -> float:
         layers = torch.nn.Embedding(2**16, 8), torch.nn.Linear(width, width)
-        return pass_costs(torch.nn.Sequential(*layers).requires_grad_(trained)).overhead
+        return pass_costs(torch.nn.Sequential(*layers).requires_grad_(trained), all_logits=False).overhead
 
     assert 0 < overhead(64, trained=False) < overhead(32, trained=False)
     assert overhead(64, trained=False) < overhead(64, trained=True)

@@ -14,8 +14,8 @@ from peftkit.components.types import IGNORE_INDEX
 from peftkit.models.batches.collated_batch import CHOICES, CollatedBatch, choices_per_row, with_tensors
 from peftkit.models.special_tokens import embedding_size
 
-TARGET_COLUMNS = "target_columns"
-"""Key of a batch: the positions that predict targets, a tensor of shape (rows, targets) that is padded with -1."""
+TARGET_POSITIONS = "target_positions"
+"""Key of a batch: the positions that predict targets, a tensor of shape (1, targets); see ``target_positions``."""
 
 
 def find_pad_id(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
@@ -84,7 +84,7 @@ def pad_batch(batch: Mapping[str, Tensor], lengths: Mapping[str, int], pad_id: i
     Returns:
         The batch with tensors of shape (rows, new length).
     """
-    pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX, TARGET_COLUMNS: -1}
+    pad_values = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
     padded = {
         key: pad(batch[key], (0, length - batch[key].shape[1]), value=pad_values.get(key, pad_id))
         for key, length in lengths.items()
@@ -105,10 +105,43 @@ def padded_lengths(batch: Mapping[str, Tensor], multiple: int) -> dict[str, list
     unpadded = {"input_ids": batch["attention_mask"]}
     if "decoder_input_ids" in batch:
         unpadded["decoder_input_ids"] = batch["labels"] != IGNORE_INDEX
-    sides = {key: [-(-n // multiple) * multiple for n in mask.sum(-1).tolist()] for key, mask in unpadded.items()}
-    if TARGET_COLUMNS in batch:
-        sides[TARGET_COLUMNS] = (batch[TARGET_COLUMNS] >= 0).sum(-1).tolist()
-    return sides
+    return {key: [-(-n // multiple) * multiple for n in mask.sum(-1).tolist()] for key, mask in unpadded.items()}
+
+
+def target_positions(columns: Sequence[Sequence[int]]) -> Tensor:
+    """Number the positions that predict targets, all columns one after the other, so that padding changes no number.
+
+    Args:
+        columns: the columns of each text.
+
+    Returns:
+        The numbers, without any padding, of shape (1, targets).
+    """
+    numbers = [column * len(columns) + text for text, each in enumerate(columns) for column in each]
+    return torch.tensor([numbers], dtype=torch.long)
+
+
+def texts_and_columns(positions: Tensor, texts: int) -> tuple[Tensor, Tensor]:
+    """Return the texts and the columns of positions.
+
+    Args:
+        positions: what ``target_positions`` returned, of shape (1, targets).
+        texts: the number of texts.
+
+    Returns:
+        The indices of the texts and of the columns, both of shape (targets,).
+    """
+    return positions[0] % texts, positions[0] // texts
+
+
+def _part_of_positions(positions: Tensor, texts: int, part: slice) -> Tensor:
+    """Return the positions that are those of some texts, for a batch of these."""
+    first, last, _ = part.indices(texts)
+    if last - first == texts:  # without waiting for the device, which a selection does
+        return positions
+    text, column = texts_and_columns(positions, texts)
+    chosen = (text >= first) & (text < last)
+    return (column * (last - first) + text - first)[chosen][None]
 
 
 def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
@@ -128,7 +161,8 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
     choices = choices_per_row(batch) if CHOICES in batch else []
     texts_per_row = [max(1, n) for n in choices] if CHOICES in batch else [1] * texts
     rows = len(texts_per_row)
-    for key, value in batch.items():
+    tensors = {key: value for key, value in batch.items() if key != TARGET_POSITIONS}
+    for key, value in tensors.items():
         if value.ndim and len(value) not in (rows, texts):
             expected = f"{rows}, as many as rows" + (f", or {texts}, as many as texts" if texts != rows else "")
             raise ValueError(f"the tensor {key!r} of a batch has {len(value)} entries; it must have {expected}")
@@ -136,7 +170,9 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
     for start in range(0, rows, size):
         num_texts = sum(texts_per_row[start : start + size])
         of_rows, of_texts = slice(start, start + size), slice(first_text, first_text + num_texts)
-        part = {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in batch.items()}
+        part = {k: v[of_rows if len(v) == rows else of_texts] if v.ndim else v for k, v in tensors.items()}
+        if TARGET_POSITIONS in batch:
+            part[TARGET_POSITIONS] = _part_of_positions(batch[TARGET_POSITIONS], texts, of_texts)
         if isinstance(batch, CollatedBatch):
             part = CollatedBatch(part, batch.lengths[of_texts], choices[of_rows], text_keys=batch.text_keys[of_texts])
         yield part

@@ -78,12 +78,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return log_probs.scatter_add_(1, (labels * is_target)[:, None], -weights), None
 
 
-def target_loglikelihoods(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def target_loglikelihoods(
+    logits: Tensor, labels: Tensor, rows: Tensor | None = None, num_rows: int = 0
+) -> tuple[Tensor, Tensor]:
     """Sum the log-likelihoods of the labels of each row.
 
     Args:
-        logits: logits of shape (rows, length, vocabulary).
-        labels: label ids of shape (rows, length); ``IGNORE_INDEX`` where there is no target.
+        logits: logits of shape (rows, length, vocabulary); or of shape (1, targets, vocabulary).
+        labels: label ids of shape (rows, length); ``IGNORE_INDEX`` where there is no target. Or of shape (1, targets).
+        rows: the row of each target, of shape (targets,); None if labels have a row for each.
+        num_rows: the number of rows, if ``rows`` are given.
 
     Returns:
         The sum of each row in nats, and the number of its labels, both of shape (rows,).
@@ -91,7 +95,11 @@ def target_loglikelihoods(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     losses = cross_entropy(
         at_least_float32(logits).flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
     )
-    return -losses.view(len(labels), -1).sum(1), (labels != IGNORE_INDEX).view(len(labels), -1).sum(1)
+    if rows is None:
+        return -losses.view(len(labels), -1).sum(1), (labels != IGNORE_INDEX).view(len(labels), -1).sum(1)
+    # Not by ``index_add``, whose order of additions differs between runs on a GPU.
+    is_of_row = rows == torch.arange(num_rows, device=rows.device)[:, None]
+    return -torch.where(is_of_row, losses, 0).sum(1), is_of_row.sum(1)
 
 
 def sum_logprobs(logits: Tensor, labels: Tensor) -> tuple[list[float], list[int]]:

@@ -172,8 +172,8 @@ class TrainConfig(ConfigTable):
     meant for GPUs, and steps of `pocket-t5` on a CPU took 13 % longer. A model or method whose compiled layers compute
     something else is trained uncompiled."""
     all_logits: bool = False
-    """Compute the logits of all positions of a decoder, as `Trainer` does, instead of only those that predict a target.
-    The loss is the same; time, memory and MACs are not."""
+    """Compute the logits of all positions, as `Trainer` does, instead of only those that predict a target. The loss is
+    the same; time, memory and MACs are not."""
     max_source_length: int = Field(default=512, gt=0)
     """The largest number of tokens of a source; longer ones are truncated."""
     max_target_length: int = Field(default=128, gt=0)

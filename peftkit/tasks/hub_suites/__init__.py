@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
+from peftkit.components.component import LazyComponent
 from peftkit.tasks.hub_suites.choice_suites import CHOICE_SUITES
-from peftkit.tasks.hub_suites.hub_task import HubTask, suite_task
+from peftkit.tasks.hub_suites.hub_task import suite_task
 from peftkit.tasks.hub_suites.label_suites import LABEL_SUITES
 from peftkit.tasks.hub_suites.reasoning_suites import REASONING_SUITES
 from peftkit.tasks.hub_suites.text_suites import TEXT_SUITES
@@ -15,6 +16,8 @@ SUITES = (*LABEL_SUITES, *CHOICE_SUITES, *TEXT_SUITES, *REASONING_SUITES)
 
 
 @cache
-def suite_tasks() -> tuple[type[HubTask], ...]:
-    """Builds a task for each suite, once."""
-    return tuple(suite_task(suite) for suite in SUITES)
+def suite_tasks() -> tuple[LazyComponent, ...]:
+    """Returns a task for each suite, whose class is built once, when it is used."""
+    return tuple(
+        LazyComponent(suite.name, f"{suite.summary} ({suite.paper}).", partial(suite_task, suite)) for suite in SUITES
+    )

@@ -12,14 +12,14 @@ from torch import nn
 
 from peftkit.components.types import TokenizedRow
 from peftkit.macs.mac_counter import MacCounter
-from peftkit.models import CausalLM
-from peftkit.models.batches.padding import TARGET_COLUMNS
+from peftkit.models import CausalLM, Seq2SeqLM
+from peftkit.models.batches.padding import TARGET_POSITIONS, split_batch
 from peftkit.models.heads.logits_to_keep import find_output_layer, select_positions
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, run_spec, tiny_model
 from peftkit.testing.tiny_models import FAMILIES
 
-DECODERS = tuple(FAMILIES["decoder"])
+GENERATORS = (*FAMILIES["decoder"], *FAMILIES["encoder-decoder"])
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"r": 4},
@@ -42,9 +42,10 @@ def row(source: int, target: int) -> TokenizedRow:
     }
 
 
-def family(model: Any, *, all_logits: bool) -> CausalLM:
+def family(model: Any, *, all_logits: bool) -> CausalLM | Seq2SeqLM:
     tokenizer: Any = None
-    chosen = CausalLM(tokenizer, model.config, 64, 64, all_logits=all_logits)
+    kind = Seq2SeqLM if model.config.is_encoder_decoder else CausalLM
+    chosen = kind(tokenizer, model.config, 64, 64, all_logits=all_logits)
     chosen.__dict__["pad_id"] = 0
     return chosen
 
@@ -70,12 +71,21 @@ ROWS = [row(5, 2), row(2, 6), row(9, 1)]
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("architecture", DECODERS)
+@pytest.mark.parametrize("architecture", GENERATORS)
 def test_loss_and_gradients_are_those_of_all_positions(architecture: str, method: str) -> None:
     component: Any = load_registry().find("method", method).component.model_validate(METHODS[method])
     if component.incompatible_with(run_spec(architecture)):
         return
     assert_same(apply_method(component, architecture), ROWS)
+
+
+def test_output_layers_that_get_the_task_of_each_row_get_all_positions() -> None:
+    component: Any = (
+        load_registry().find("method", "poly").component.model_validate({"r": 4, "target_modules": ["lm_head"]})
+    )
+    model = apply_method(component, "llama").eval()  # its routing is sampled in training
+    assert find_output_layer(model) is None
+    assert_same(model, ROWS)
 
 
 WRAPPED = {
@@ -97,30 +107,38 @@ def test_wrapped_output_layers_keep_their_wrapper(options: str) -> None:
     assert_same(model, ROWS)
 
 
+@pytest.fixture(scope="module", params=["llama", "t5"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny_model(request.param).eval().double()
+
+
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 9)), min_size=1, max_size=5))
-def test_any_lengths_give_the_same_loss(lengths: list[tuple[int, int]]) -> None:
-    assert_same(tiny_model("llama").eval(), [row(*each) for each in lengths])
+def test_any_lengths_give_the_same_loss(model: Any, lengths: list[tuple[int, int]]) -> None:
+    assert_same(model, [row(*each) for each in lengths])
 
 
-def test_positions_padded_further_predict_nothing() -> None:
-    model = tiny_model("llama").eval().double()
+def test_padding_and_splitting_a_batch_change_neither_targets_nor_likelihoods(model: Any) -> None:
     chosen = family(model, all_logits=False)
     batch = chosen.collate(ROWS)
     lengths = chosen.max_lengths([batch])
     further = chosen.pad_to(batch, {key: length + 5 for key, length in lengths.items()})
-    assert further[TARGET_COLUMNS].shape == (3, 11)
-    assert chosen.cross_entropy(model, further).item() == pytest.approx(chosen.cross_entropy(model, batch).item())
+    assert further[TARGET_POSITIONS].shape == (1, 9)
+    expected, numbers = family(model, all_logits=True).target_loglikelihoods(model, batch)
+    for parts in ([batch], [further], [*split_batch(further, 2)]):
+        assert sum(part[TARGET_POSITIONS].shape[1] for part in parts) == 9
+        sums, counts = zip(*(chosen.target_loglikelihoods(model, part) for part in parts), strict=True)
+        torch.testing.assert_close(torch.cat(sums), expected)
+        assert torch.cat(counts).tolist() == numbers.tolist() == [2, 6, 1]
 
 
-def test_only_the_logits_of_targets_are_computed_and_counted() -> None:
-    model = tiny_model("llama")
+def test_only_the_logits_of_targets_are_computed_and_counted(model: Any) -> None:
     counts = {}
     for all_logits in (True, False):
         chosen = family(model, all_logits=all_logits)
-        batch = chosen.collate([row(30, 2)] * 4)
+        batch = chosen.collate([row(30, 2), row(30, 5), row(30, 3)])
         counts[all_logits] = MacCounter(model, chosen.cross_entropy).count(batch)
     hidden, vocabulary = model.config.hidden_size, model.config.vocab_size
-    positions = batch["input_ids"].numel() - 4 * 2
+    positions = batch["labels"].numel() - 10
     assert counts[True].forward_macs - counts[False].forward_macs == positions * hidden * vocabulary
     assert counts[True].backward_macs - counts[False].backward_macs == 2 * positions * hidden * vocabulary
 
@@ -142,7 +160,9 @@ def test_an_unknown_output_layer_gets_all_positions() -> None:
     model.lm_head = Mixing(model.lm_head)
     assert find_output_layer(model) is None
     assert_same(model, ROWS)
-    with select_positions(model, torch.zeros(1, 1, dtype=torch.long), 4) as selection:
+    with select_positions(
+        model, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), (1, 4)
+    ) as selection:
         model(input_ids=torch.tensor([[3, 4, 5, 6]]))
     assert selection.applied == 0
 

@@ -44,7 +44,9 @@ def write_copy(name: str, subset: str, folder: Path) -> Any:
 def test_every_dataset_has_rows_to_test_it() -> None:
     assert {*EVERY} == {*ROWS}
     assert {*EXAMPLES} < {*ROWS}
-    assert [task.model_fields["name"].default for task in suite_tasks()] == [suite.name for suite in SUITES]
+    for suite, lazy in zip(SUITES, suite_tasks(), strict=True):
+        assert lazy.component.model_fields["name"].default == lazy.name == suite.name
+        assert (lazy.component.__doc__ or "").startswith(lazy.summary)
 
 
 @pytest.mark.parametrize(
