@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from peftkit.macs.grouped_products import register_grouped_products
+
 REDUCTIONS = frozenset(
     {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm"}
     | {"native_layer_norm_backward", "native_group_norm", "native_group_norm_backward", "native_dropout"}
@@ -57,6 +59,7 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, guess: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        register_grouped_products()
         self.guess = guess
         self.forward_flops: int = 0
         """FLOPs of matrix products, convolutions and attention."""
