@@ -139,6 +139,20 @@ class Method(Component):
             step: The number of the optimizer step, counted from 1.
         """
 
+    def before_step(self, model: nn.Module, step: int) -> None:
+        """Run after gradients are clipped, before ``optimizer.step()``, to change the gradients that it reads.
+
+        Args:
+            model: The model being trained.
+            step: The number of the optimizer step, counted from 1.
+        """
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether ``after_backward`` or ``before_step`` reads gradients, by default whether the class has either."""
+        cls = type(self)
+        return cls.after_backward is not Method.after_backward or cls.before_step is not Method.before_step
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """Run after ``optimizer.step()``, before the gradients are cleared.
 

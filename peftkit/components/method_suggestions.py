@@ -107,10 +107,8 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "lion": ("", _NOT_A_METHOD.format("Lion")),
     "lisa": ("top_layers", "LISA trains other layers after every few steps; a plugin can add it"),
     "llama_pro": ("", "LLaMA Pro adds copies of layers to the model and trains these; a plugin can add it"),
-    "loftq": ("qlora", "LoftQ starts from a quantization of its own, and peftkit has that of bitsandbytes only"),
     "lomo": ("full", _OPTIMIZER.format("LOMO")),
     "longlora": ("lora", "LongLoRA changes the model's attention"),
-    "lora_fa": ("lora", f"LoRA-FA is an optimizer of peft, and {_OPTIMIZERS}"),
     "lora_ga": ("eva", _CHANGES_BASE.format("LoRA-GA")),
     "lora_pro": ("lora", "LoRA-Pro changes the gradients of LoRA to follow full fine-tuning; a plugin can add it"),
     "lorahub": ("lora", "LoraHub combines LoRA adapters of other tasks, and trains none"),
@@ -153,7 +151,6 @@ LEFT_OUT: Mapping[str, tuple[str, str]] = {
     "unsloth": ("", "Unsloth is a library that trains known methods faster, and not a method"),
     **dict.fromkeys(("none", "no_training", "frozen_baseline", "in_context_learning", "few_shot"), _UNTRAINED),
     **dict.fromkeys(("zero_shot", "zero_shot_baseline"), _UNTRAINED),
-    "velora": ("lora", "VeLoRA compresses the activations that are stored for the backward pass; a plugin can add it"),
 }
 """What peftkit leaves out: the closest method that it has, or an empty text, and why."""
 COMMON = ("lora", "adapters", "adapter", "tuning", "prompt", "prompting")

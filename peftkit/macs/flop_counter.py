@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import flop_registry
 
 from peftkit.macs.dispatch_mode import DispatchMode
+from peftkit.macs.grouped_products import register_grouped_products
 
 REDUCTIONS = frozenset(
     {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm"}
@@ -58,6 +59,7 @@ class OpCounter(DispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, guess: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        register_grouped_products()
         self.guess = guess
         self.forward_flops: int = 0
         """FLOPs of matrix products, convolutions and attention."""

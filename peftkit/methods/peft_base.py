@@ -66,7 +66,8 @@ class PeftMethod(Method):
             return reasons
         model_types = default_targets(self.peft_type) | self.default_target_modules.keys()
         unset = "target_modules" in type(self).model_fields and self._option("target_modules") is None
-        if unset and model_types and spec.model_type and spec.model_type not in model_types:
+        needs_modules = unset and not self._option("target_parameters")
+        if needs_modules and model_types and spec.model_type and spec.model_type not in model_types:
             reasons.append(
                 f"peft has no default target_modules for {spec.model_type!r} models; "
                 'list the modules, or set target_modules = "all-linear"'

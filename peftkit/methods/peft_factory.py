@@ -14,11 +14,11 @@ from peftkit.components.component import LazyComponent
 from peftkit.components.model_parts.module_name_checks import PEFT_NAME_OPTIONS, ModulePatterns
 from peftkit.components.options.library_options import Option, python_type
 from peftkit.methods.adalora import AdaLora
-from peftkit.methods.adamss import Adamss
 from peftkit.methods.lora import Lora
 from peftkit.methods.peft_base import PeftMethod, PromptMethod
 from peftkit.methods.peft_config import SubConfig
 from peftkit.methods.peft_overrides import (
+    Adamss,
     AdaptionPrompt,
     Boft,
     Cartridge,
@@ -140,7 +140,8 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     method.fixed_options = {"progressbar": False} if "progressbar" in options else {}
     method.supports_quantized_base = configuration.supports_quantized_base or issubclass(base, PromptMethod)
     method.linear_only = name in LINEAR_ONLY
-    method.stochastic_because = STOCHASTIC.get(name, "")
+    if name in STOCHASTIC:
+        method.stochastic_because = STOCHASTIC[name]
     method.tiny_options = base.tiny_options or TINY_OPTIONS.get(name, {})
     if name in PEFT_LEARNING_RATES:  # methods of later releases of peft keep the default
         method.search_space, method.published_rates = PEFT_LEARNING_RATES[name]

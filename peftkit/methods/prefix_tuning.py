@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from peftkit.components import ApplyContext, Incompatibility
+from peftkit.components import ApplyContext, Incompatibility, RunSpec
+from peftkit.errors import InputError
 from peftkit.methods.peft_base import PromptMethod
 
 if TYPE_CHECKING:
@@ -48,6 +49,23 @@ class LearnedKVPrefix(PromptMethod):
         ),
     )
 
+    init_kv_cache_prefix: str | None = Field(default=None, min_length=1)
+    """A text whose keys and values in the frozen model initialize the prefix, for decoders only; its first
+    `num_virtual_tokens` tokens are used (named as in peft's method comparison)."""
+
+    def incompatible_with(self, spec: RunSpec) -> list[str]:
+        """Return the reasons why the method cannot be used in a recipe, each with its remedy."""
+        reasons = super().incompatible_with(spec)
+        if self.init_kv_cache_prefix is not None and spec.model_kind in ("encoder", "encoder-decoder"):
+            reasons.append(
+                "init_kv_cache_prefix needs a decoder, which has keys and values of a text alone; leave it out"
+            )
+        return reasons
+
+    def options(self, model: nn.Module, context: ApplyContext) -> dict[str, Any]:
+        """Return peft's options, without ``init_kv_cache_prefix``."""
+        return {key: value for key, value in super().options(model, context).items() if key != "init_kv_cache_prefix"}
+
     def config(self, model: nn.Module, context: ApplyContext) -> PeftConfig:
         """Return peft's configuration with the shape of the decoder's cache."""
         config = super().config(model, context)
@@ -57,8 +75,18 @@ class LearnedKVPrefix(PromptMethod):
         return config
 
     def apply(self, model: nn.Module, context: ApplyContext) -> nn.Module:
-        """Wrap the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head."""
+        """Wrap the model into a ``PeftModel`` that trains the prefix and, on an encoder, its head.
+
+        Raises:
+            InputError: peft rejects the options for this model, or the initial text is shorter than the prefix.
+        """
+        text = self.init_kv_cache_prefix
+        cache = None if text is None else cache_of_text(model, text, self.num_virtual_tokens)
         wrapped: Any = super().apply(model, context)
+        if cache is not None:
+            from peft import initialize_kv_prefix_from_past_key_values
+
+            initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
         if context.model_kind == "encoder-decoder":
             wrapped.base_model.register_forward_pre_hook(_drop_cache_position, with_kwargs=True)
         if context.model_kind != "encoder":
@@ -85,9 +113,50 @@ class PrefixTuning(LearnedKVPrefix):
     init_weights: Literal["zero"] | None = None
     """`zero` initializes the prefix with zeros; by default it is random."""
 
+    @model_validator(mode="after")
+    def _check_initial_text(self) -> Self:
+        for option in ("prefix_projection", "init_weights"):
+            if self.init_kv_cache_prefix is not None and getattr(self, option):
+                raise ValueError(f"init_kv_cache_prefix does not work with {option}; use one of them")
+        return self
+
     def reparameterized(self) -> bool:
         """Return whether the prefix is reparameterized."""
         return self.prefix_projection
+
+
+def cache_of_text(model: nn.Module, text: str, length: int) -> Any:
+    """Return the keys and values of a text in a decoder, whose tokenizer is loaded from where the model was.
+
+    On ``meta``, return None.
+
+    Args:
+        model: The base model.
+        text: The text.
+        length: The number of tokens that are needed.
+
+    Raises:
+        InputError: The text has fewer tokens.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    transformer, training = cast(Any, model), model.training
+    ids = AutoTokenizer.from_pretrained(transformer.config._name_or_path)(text, return_tensors="pt")["input_ids"]
+    if ids.shape[1] < length:
+        raise InputError(
+            f"method.init_kv_cache_prefix: has {ids.shape[1]} tokens, fewer than num_virtual_tokens = {length}; "
+            "lower num_virtual_tokens, or use a longer text"
+        )
+    device = next(model.parameters()).device
+    if device.type == "meta":  # where only shapes matter
+        return None
+    ids = ids[:, :length].to(device)
+    try:
+        with torch.no_grad():
+            return transformer.eval()(input_ids=ids, use_cache=True).past_key_values
+    finally:
+        model.train(training)
 
 
 def _generate_with_cache(model: Any, *args: Any, **kwargs: Any) -> Any:

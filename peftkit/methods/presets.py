@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftkit.components import Preset, PublishedRate
 from peftkit.methods.peft_schema import configurations
-from peftkit.methods.published_learning_rates import by_peft, compared_by_default
+from peftkit.methods.published_learning_rates import by_peft, compared, compared_by_default
 
 PRESETS = (
     Preset(
@@ -94,6 +94,39 @@ PRESETS = (
         published_rates=(
             by_peft("examples/monteclora_finetuning/sequence_classification_finetune_monteclora.py", 2e-4),
         ),
+    ),
+    Preset(
+        name="lora_fa",
+        method="lora",
+        summary="LoRA whose first matrix is frozen, so that its inputs need not be stored for the backward pass",
+        paper="LoRA-FA, Zhang et al., 2023",
+        fixed={"use_lorafa": True},
+        published_rates=(compared("lora/llama-3.2-3B-rank32-lorafa", 1e-4),),
+    ),
+    Preset(
+        name="riemannian_lora",
+        method="lora",
+        summary="LoRA whose matrices precondition the gradients of each other",
+        paper="Riemannian preconditioned LoRA, Zhang and Pilanci, 2024",
+        defaults={"riemannian_reg": 1e-2},
+        published_rates=(compared("lora/llama-3.2-3B-rank32-riemannian", 1e-4),),
+    ),
+    Preset(
+        name="velora",
+        method="lora",
+        summary="LoRA that stores compressed inputs of its first matrix for the backward pass",
+        paper="VeLoRA, Miles et al., 2024",
+        defaults={"velora_config": {}},
+        published_rates=(compared_by_default("lora/llama-3.2-3B-rank10-target-mlp-velora"),),
+    ),
+    Preset(
+        name="loftq",
+        method="lora",
+        summary="LoRA that starts from weights rounded to 4 bits, and from what comes closest to the loss; needs a GPU",
+        paper="LoftQ, Li et al., 2023",
+        fixed={"init_lora_weights": "loftq"},
+        defaults={"loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
+        published_rates=(by_peft("examples/loftq_finetuning/README.md", 1e-4),),
     ),
     Preset(
         name="qlora",

@@ -215,6 +215,7 @@ PEFT_LEARNING_RATES: Mapping[str, tuple[SearchSpace, tuple[PublishedRate, ...]]]
             ),
             compared("prefixtuning/llama-3.2-3B-lr_0.001", 1e-3),
             compared("prefixtuning/llama-3.2-3B-lr_0.005_zero_init", 5e-3),
+            compared("prefixtuning/llama-3.2-3B-tokens50-init_prefix-lr_0.005", 5e-3),
         ),
     ),
     "prompt_tuning": (

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peftkit.components import Method
 from peftkit.components.options.library_options import SourceLibrary
 from peftkit.errors import comma_separated, did_you_mean
 from peftkit.recipe.partial_recipe import InvalidKeyError, known
@@ -76,7 +75,7 @@ def sharding_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         if train.on_nan == "skip":
             yield ("train", "on_nan"), 'DeepSpeed cannot discard the gradients of a step; use "stop"'
     with known():
-        if type(recipe.method).after_backward is not Method.after_backward:
+        if recipe.method.reads_gradients:
             text = f"{recipe.method.name!r} reads gradients before the step, which DeepSpeed does not expose"
             yield (*TABLE, "stage"), f"{text}; train without DeepSpeed"
 

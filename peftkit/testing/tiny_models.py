@@ -35,6 +35,7 @@ _LLAMA = _SPECIAL | {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
+_QWEN_MOE = _LLAMA | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _T5 = _SPECIAL | {
     "d_model": 32,
     "d_kv": 8,
@@ -85,7 +86,13 @@ _MODERNBERT = _SPECIAL | {
 }
 FAMILIES: dict[ModelKind, dict[str, dict[str, Any]]] = {
     "encoder-decoder": {"t5": _T5, "mt5": _T5, "bart": _BART},
-    "decoder": {"gpt2": _GPT2, **dict.fromkeys(("llama", "qwen2", "gemma2", "phi"), _LLAMA)},
+    "decoder": {
+        "gpt2": _GPT2,
+        **dict.fromkeys(("llama", "qwen2", "gemma2", "phi"), _LLAMA),
+        "mixtral": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
+        "qwen2_moe": _QWEN_MOE | {"shared_expert_intermediate_size": 32},
+        "qwen3_moe": _QWEN_MOE,
+    },
     "encoder": {
         "albert": _ALBERT,
         "distilbert": _DISTILBERT,

@@ -187,6 +187,7 @@ def train_on_batch(
         if step == 2:
             without_gradient = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
         method.after_backward(model, step)
+        method.before_step(model, step)
         optimizer.step()
         method.after_step(model, step)
         optimizer.zero_grad()

@@ -57,7 +57,7 @@ KNOWN: dict[str, tuple[str, ...]] = dict.fromkeys(load_registry("").all("method"
         ("biases", "bitfit"),
         ("krona", "lokr"),
         ("bone", "miss"),
-        ("loftq", "qlora"),
+        ("galore", "full"),
         ("adalora_v2", "adalora"),
         ("", ""),
         ("+-", ""),
@@ -83,9 +83,9 @@ def test_installed_names_mean_themselves() -> None:
 
 def test_what_peftkit_leaves_out_has_a_reason() -> None:
     assert not LEFT_OUT.keys() & KNOWN.keys()
-    closest, reason = find_left_out("LoRA-FA") or ("", "")
-    assert closest == "lora"
-    assert "is an optimizer of peft" in reason
+    closest, reason = find_left_out("GaLore") or ("", "")
+    assert closest == "full"
+    assert "peftkit has those of torch.optim and Adafactor only" in reason
     assert find_left_out("lora") is None
     squeezed = {re.sub("[^a-z0-9]", "", name) for name in (*KNOWN, *FIRST_PARTY)}
     assert not squeezed & {name.replace("_", "") for name in LEFT_OUT}
@@ -96,7 +96,6 @@ OTHERS = {
     "APOLLO": "full",
     "BAdam": "full",
     "LLaMA Pro": "",
-    "VeLoRA": "lora",
     "HydraLoRA": "lora",
     "SSF": "ia3",
     "mos": "vblora",
@@ -163,7 +162,7 @@ def test_typos_of_names_are_recognized(word: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "word",
     [
-        *("ssf", "mos", "apollo", "badam", "velora", "hydralora", "galora", "tlora", "nlora", "mslora", "xpt", "os"),
+        *("ssf", "mos", "apollo", "badam", "hydralora", "galora", "tlora", "nlora", "mslora", "xpt", "os"),
         *(
             "spectrum",
             "neftune",
@@ -202,7 +201,9 @@ ACCEPTED = {
     "LoHa": "loha",
     "LoKr": "lokr",
     "LoRA": "lora",
+    "LoftQ": "loftq",
     "LoRA+": "lora_plus",
+    "LoRA-FA": "lora_fa",
     "OFT": "oft",
     "OLoRA": "olora",
     "P-tuning v2": "p_tuning_v2",
@@ -214,6 +215,7 @@ ACCEPTED = {
     "RandLoRA": "randlora",
     "rsLoRA": "rslora",
     "VB-LoRA": "vblora",
+    "VeLoRA": "velora",
     "VeRA": "vera",
     "X-LoRA": "xlora",
 }
@@ -232,9 +234,7 @@ SUGGESTED = {
     "GaLore": "full",
     "KronA": "lokr",
     "last_layer": "head_only",
-    "LoftQ": "qlora",
     "LoRA adapters": "lora",
-    "LoRA-FA": "lora",
     "LoRA-XS": "lora_xs",
     "MAM adapter": "mam",
     "par_bn": "parallel_adapters",

@@ -54,7 +54,7 @@ def test_alpha_and_dropout_are_aliases() -> None:
         Lora.model_validate_json('{"alpha": 16, "lora_alpha": 8}', strict=True)
 
 
-@pytest.mark.parametrize("value", ["loftq", "lora_ga", "corda", "pissa_niter_4", "no_such"])
+@pytest.mark.parametrize("value", ["lora_ga", "corda", "pissa_niter_4", "no_such"])
 def test_initial_weights_that_cannot_be_reloaded_are_rejected(value: str) -> None:
     with pytest.raises(ValidationError, match="init_lora_weights"):
         Lora(init_lora_weights=value)  # type: ignore[arg-type]

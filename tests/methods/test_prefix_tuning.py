@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from pydantic import ValidationError
 from torch import nn
 
 from peftkit.errors import InputError
 from peftkit.methods.prefix_tuning import PrefixTuning, decoder_shape
+from peftkit.plugins import load_registry
 from peftkit.testing import (
     apply_method,
     architecture_kind,
@@ -24,7 +26,7 @@ from peftkit.testing import (
     train_on_batch,
     trained_tensors,
 )
-from peftkit.testing.tiny_models import tiny_model
+from peftkit.testing.tiny_models import save_tiny_model, tiny_model
 
 SHORT = PrefixTuning(num_virtual_tokens=5)
 UNLIKE = {
@@ -167,3 +169,62 @@ def test_encoders_are_incompatible_exactly_if_they_fail(architecture: str) -> No
         )
     newer = int(transformers.__version__.split(".")[0]) >= 5
     assert bool(reasons) == (architecture in {"deberta-v2", "distilbert"} or (architecture[-1] == "a" and not newer))
+
+
+# ---- initial texts
+
+TEXT = "a large bird of prey with a hooked beak, seen from below in the morning"
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Loads a tiny decoder of an architecture with its tokenizer."""
+    folders: dict[str, Path] = {}
+
+    def load(architecture: str) -> Any:
+        if architecture not in folders:
+            folders[architecture] = save_tiny_model(architecture, tmp_path_factory.mktemp(architecture))
+        return transformers.AutoModelForCausalLM.from_pretrained(folders[architecture]).eval()
+
+    return load
+
+
+@pytest.mark.parametrize("name", ["prefix_tuning", "cartridge"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_prefix_of_a_text_is_continued_like_the_text(name: str, architecture: str, saved_model: Any) -> None:
+    model = saved_model(architecture)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model.config._name_or_path)
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    method: Any = load_registry("").all("method")[name].component
+    prefix, text = ids[:, :6], ids[:, 6:]
+    with torch.no_grad():
+        expected = model(input_ids=torch.cat([prefix, text], 1)).logits[:, 6:]
+        wrapped = method(num_virtual_tokens=6, init_kv_cache_prefix=TEXT).apply(model, context(architecture)).eval()
+        actual = wrapped(input_ids=text, attention_mask=torch.ones_like(text)).logits
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert trained_tensors(wrapped)
+
+
+def test_a_text_that_is_shorter_than_the_prefix_is_rejected(saved_model: Any) -> None:
+    method = PrefixTuning(num_virtual_tokens=20, init_kv_cache_prefix="short")
+    with pytest.raises(InputError, match=r"init_kv_cache_prefix: has \d+ tokens, fewer than num_virtual_tokens = 20"):
+        method.apply(saved_model("llama"), context("llama"))
+
+
+def test_initial_texts_are_for_prefixes_of_decoders_without_a_network() -> None:
+    for options in ({"prefix_projection": True}, {"init_weights": "zero"}):
+        with pytest.raises(ValidationError, match="init_kv_cache_prefix does not work with"):
+            PrefixTuning(init_kv_cache_prefix=TEXT, **options)  # type: ignore[arg-type]
+    for architecture in ("t5", "bert"):
+        assert "needs a decoder" in PrefixTuning(init_kv_cache_prefix=TEXT).incompatible_with(run_spec(architecture))[0]
+    assert PrefixTuning(init_kv_cache_prefix=TEXT).incompatible_with(run_spec("llama")) == []
+
+
+def test_a_prompt_of_a_text_starts_from_its_embeddings(saved_model: Any) -> None:
+    model = saved_model("llama")
+    ids = transformers.AutoTokenizer.from_pretrained(model.config._name_or_path)(TEXT)["input_ids"][:5]
+    expected = model.get_input_embeddings().weight[ids].detach().clone()
+    method: Any = load_registry("").all("method")["prompt_tuning"].component
+    prompt = method(num_virtual_tokens=5, prompt_tuning_init="TEXT", prompt_tuning_init_text=TEXT)
+    [parameter] = trained_tensors(prompt.apply(model, context("llama"))).values()
+    assert torch.equal(parameter, expected)

@@ -141,7 +141,7 @@ VARIANTS = [
 
 
 def test_the_documented_variants_of_lora_are_parsed() -> None:
-    assert len(VARIANTS) == 9
+    assert len(VARIANTS) == 12
 
 
 @pytest.mark.parametrize(("cell", "link"), VARIANTS)

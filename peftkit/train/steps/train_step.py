@@ -261,6 +261,7 @@ class TrainStep:
         with self.profile_region("optimizer"):
             self.recipe.method.after_backward(self.module, step)
             self.strategy.clip()
+            self.recipe.method.before_step(self.module, step)
             self.strategy.step()
             self.recipe.method.after_step(self.module, step)
             self.strategy.zero_grad()

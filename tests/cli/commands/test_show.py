@@ -164,6 +164,6 @@ def test_show_of_a_preset_marks_what_it_fixes(peftkit: Peftkit) -> None:
 
 def test_show_suggests_methods_by_meaning(peftkit: Peftkit) -> None:
     assert "(did you mean 'prompt_tuning'?)" in peftkit("show", "soft_prompt")[2]
-    assert peftkit("show", "lora-fa")[2].endswith(
-        "LoRA-FA is an optimizer of peft, and peftkit has those of torch.optim and Adafactor only\n"
+    assert peftkit("show", "galore")[2].endswith(
+        "GaLore is an optimizer of all weights, and peftkit has those of torch.optim and Adafactor only\n"
     )
