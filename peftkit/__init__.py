@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peftkit.api.comparisons import RunComparison, compare_runs
     from peftkit.api.component_views import describe, list_methods, list_metrics, list_objectives, list_tasks
-    from peftkit.api.recipes import estimate, load_recipe, method, metric, objective, task
-    from peftkit.api.runs import Run, Runs, load_model, load_run, load_runs, run
+    from peftkit.api.recipes import estimate, load_recipe, method, metric, objective, plan_memory, task
+    from peftkit.api.run_collections import Runs, load_runs
+    from peftkit.api.runs import Run, load_model, load_run, run
     from peftkit.api.sweeps import SweepResult, run_sweep
     from peftkit.components import (
         ApplyContext,
@@ -121,6 +122,7 @@ __all__ = [
     "method",
     "metric",
     "objective",
+    "plan_memory",
     "run",
     "run_sweep",
     "task",
@@ -129,8 +131,9 @@ __all__ = [
 _MODULES = {
     "api.comparisons": ("RunComparison", "compare_runs"),
     "api.component_views": ("describe", "list_methods", "list_metrics", "list_objectives", "list_tasks"),
-    "api.recipes": ("estimate", "load_recipe", "method", "metric", "objective", "task"),
-    "api.runs": ("Run", "Runs", "load_model", "load_run", "load_runs", "run"),
+    "api.recipes": ("estimate", "load_recipe", "method", "metric", "objective", "plan_memory", "task"),
+    "api.run_collections": ("Runs", "load_runs"),
+    "api.runs": ("Run", "load_model", "load_run", "run"),
     "api.sweeps": ("SweepResult", "run_sweep"),
     "components": (
         *("ApplyContext", "Callback", "EvaluationResult", "Example", "Head", "Incompatibility", "Meter"),

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-PYTHON_NAMES = {"set": "overrides", "eval-set": "eval_set"}
-"""Parameters of the Python interface that have another name than the option of the command line."""
+PYTHON_NAMES = {"set": "overrides"}
+"""Parameters of the Python interface that have another name than the option of the command line; in the others, dashes
+are underscores."""
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
 
@@ -41,7 +42,7 @@ def format_argument(name: str, *values: str, repeatable: bool = False) -> str:
     """
     if on_command_line():
         return " ".join([f"--{name} {shlex.quote(value)}" for value in values] or [f"--{name}"])
-    name = PYTHON_NAMES.get(name, name)
+    name = PYTHON_NAMES.get(name, name.replace("-", "_"))
     if not values:
         return name
     return f"{name}={json.dumps([*values] if repeatable else values[0], ensure_ascii=False)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -26,6 +27,7 @@ from peftkit.data.dataloader import effective_batch_size
 from peftkit.data.microbatches import make_splitter
 from peftkit.data.probes.prepared_probe import prepare_probes
 from peftkit.macs.mac_counter import MacCounter
+from peftkit.models.checkpoints.quantization import quantized_weights
 from peftkit.models.load_base_model import load_objective
 from peftkit.models.parameter_counts import count_parameters
 from peftkit.monitor.verbosity import quiet_libraries
@@ -228,17 +230,27 @@ def _activation_bytes(recipe: Recipe, simulated: SimulatedRun, counter: MacCount
 
 
 def weight_bytes(recipe: Recipe, model: nn.Module) -> int:
-    """Return the size of the weights; frozen matrices of a quantized model take fewer bits.
+    """Return the size of the weights.
+
+    A quantized matrix takes its numbers and their scales: 8 bits for 64 numbers of 4 bits, which are quantized again in
+    blocks of 256, and 32 bits for a row of 8-bit numbers. One matrix at a time is dequantized to 16 bits.
 
     Args:
         recipe: The recipe.
-        model: The model.
+        model: The model, as ``init_random_base`` builds it, with the method applied.
     """
-    bits = {"4bit": 4, "8bit": 8}.get(recipe.model.quantization or "", 0)
-    return sum(
-        p.numel() * bits // 8 if bits and not p.requires_grad and p.ndim > 1 else p.numel() * p.element_size()
-        for p in (*model.parameters(), *model.buffers())
+    quantized = {id(weight): weight for weight in quantized_weights(recipe, model)}
+    others = sum(
+        p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()) if id(p) not in quantized
     )
+    if not quantized:
+        return others
+    numbers = sum(weight.numel() for weight in quantized.values())
+    if recipe.model.quantization == "4bit":
+        size = numbers / 2 + numbers / 64 + 4 * numbers / (64 * 256)
+    else:
+        size = numbers + 4 * sum(weight.shape[0] for weight in quantized.values())
+    return others + math.ceil(size) + 2 * max(weight.numel() for weight in quantized.values())
 
 
 def time_steps(recipe: Recipe, registry: Registry) -> float:

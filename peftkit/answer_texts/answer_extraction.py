@@ -10,26 +10,33 @@ NUMBER = re.compile(
     r"""
     (?<![\w.]) [-+−]? [$€£]?
     (?: (?:\d{1,3}\ )? \d+/\d+
-      | -? (?:\d{1,3}(?:,\d{3})+|\d+)? (?:\.\d+|(?<=\d)) (?:[eE][-+]?\d+)?
+      | -? (?:\d{1,3} (?: (?: ,(?:\\!)? | \{,\} | \\, | [\u00a0\u202f\u2009] ) \d{3} )+ | \d+)?
+        (?:\.\d+|(?<=\d)) (?:[eE][-+]?\d+)?
       | \\[dtc]?frac\s*\{-?\d+\}\s*\{\d+\}
     )
     (?!\d) (?:\\?%)?
     """,
     re.VERBOSE,
 )
-"""A number, also with a currency, commas between thousands, a percent sign, or as a fraction."""
+"""A number, also with a currency, commas or narrow spaces between thousands, a percent sign, or as a fraction."""
 HASH = re.compile(r"####[ \t]*(.+)")
 """The last line of a solution of GSM8K."""
 ANSWER_IS = re.compile(r"\bthe (?:final |correct )?answer is[ \t]*:?[ \t]*", re.IGNORECASE)
 """How the last sentence of a solution of MetaMathQA starts."""
 CHOICE = re.compile(
-    r"(?:(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?|\\boxed\{(?:\\text\{)?)\s*\**\s*(?:([A-HJ])\b|\(([A-Ja-j])\))"
+    r"(?:(?i:answer|option|choice)(?:\s+(?i:is))?\s*:?|\\boxed\{(?:\\[a-z]+\{)?)\s*\**\s*(?:([A-HJ])\b|\(([A-Ja-j])\))"
 )
 """A sentence that names a choice, or a box with one."""
 LOWER_CHOICE = re.compile(r"(?i:answer|option|choice)\s*:\s*([a-j])(?:\W*$|\W*\n)", re.MULTILINE)
 """A line that ends with a choice in lower case."""
-LETTER = re.compile(r"(?<![\w'])\(?([A-HJ])(?:[).:]|\**\s*$)", re.MULTILINE)
-"""A letter by itself, in brackets, or before a full stop or colon."""
+RIGHT = re.compile(r"\b([A-HJ])\)? is (?:the )?(?:right|correct|best)\b")
+"""A sentence that says which choice is right."""
+LETTER = re.compile(r"(?<![\w'])\(?([A-HJ])(?:[).:]|</|\**\s*$)", re.MULTILINE)
+"""A letter by itself, in brackets or tags, or before a full stop or colon."""
+ONLY_LETTER = re.compile(r"\W*([A-Ja-j])\W*")
+"""A text that is a letter."""
+BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s${}]+))")
+r"""The start of a box: ``\boxed{…}``, or ``\boxed 5`` of one token."""
 Extraction = Literal["last_number", "hash", "answer_is", "boxed", "choice_letter"]
 
 
@@ -46,20 +53,22 @@ def extract_hash(text: str) -> str | None:
 
 
 def extract_answer_is(text: str) -> str | None:
-    """Return what follows the last "the answer is", up to the end of the line; None if there is none."""
+    """Return what follows the last "the answer is", up to the end of the line or on the next; None if there is none."""
     matches = [*ANSWER_IS.finditer(text)]
     if not matches:
         return None
-    line = text[matches[-1].end() :].partition("\n")[0]
+    line = text[matches[-1].end() :].lstrip().partition("\n")[0]
     return extract_boxed(line) or line.strip(" \t\r.!?$*") or None
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""Return what the last ``\boxed{…}`` contains, whose braces may be nested; None if there is none."""
-    start = max(text.rfind(r"\boxed{"), text.rfind(r"\fbox{"))
-    if start < 0:
+    r"""Return what the last ``\boxed{…}`` contains, whose braces may be nested; None if there is none, or no end."""
+    matches = [*BOX.finditer(text)]
+    if not matches:
         return None
-    depth, first = 0, text.index("{", start)
+    if matches[-1][1]:
+        return matches[-1][1].rstrip(".,;!?") or None
+    depth, first = 0, matches[-1].end() - 1
     for position in range(first, len(text)):
         depth += {"{": 1, "}": -1}.get(text[position], 0)
         if not depth:
@@ -69,8 +78,10 @@ def extract_boxed(text: str) -> str | None:
 
 def extract_choice_letter(text: str) -> str | None:
     """Return the letter of a choice: the last that a sentence names, or the last by itself; None if there is none."""
-    named = [first or second for first, second in CHOICE.findall(text)] or LOWER_CHOICE.findall(text)
-    letters = named or LETTER.findall(text)
+    if only := ONLY_LETTER.fullmatch(text):
+        return only[1].upper()
+    named = [next(filter(None, groups)) for groups in CHOICE.findall(text)] or LOWER_CHOICE.findall(text)
+    letters = named or RIGHT.findall(text) or LETTER.findall(text)
     return letters[-1].upper() if letters else None
 
 

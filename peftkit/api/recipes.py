@@ -15,6 +15,7 @@ from peftkit.recipe.load_recipe import load_recipe as load_recipe_file
 
 if TYPE_CHECKING:
     from peftkit.analysis.cost_estimate import CostEstimate
+    from peftkit.analysis.memory_fit import MemoryFit
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -124,6 +125,34 @@ def estimate(recipe: Recipe | str | Path, overrides: Iterable[str] = (), *, tria
         from peftkit.analysis.cost_estimate import estimate_cost
 
         return estimate_cost(resolved, load_registry(), trial=trial)
+
+
+def plan_memory(recipe: Recipe | str | Path, memory: str, overrides: Iterable[str] = ()) -> MemoryFit:
+    """Find out which microbatches, gradient checkpointing and 4-bit weights make a recipe fit into memory.
+
+    Args:
+        recipe: The recipe, or its file.
+        memory: The memory of a GPU, such as ``24GiB``.
+        overrides: ``key.path=value`` texts, as after ``--set``.
+
+    Returns:
+        The setups that fit, and that which changes the recipe least, as ``remedy``.
+
+    Raises:
+        RecipeError: The recipe is invalid.
+        InputError: The memory is none, a row of the data is invalid, or the model is too large for a method that needs
+            weights.
+        RunError: The model's config, its tokenizer or the data cannot be read.
+    """
+    from peftkit.compare.units import parse_bytes
+
+    limit, given = parse_bytes(memory), [*overrides]
+    from peftkit.monitor.process_state import isolated_process_state
+
+    with isolated_process_state():
+        from peftkit.analysis import memory_fit
+
+        return memory_fit.plan_memory(lambda more: resolve_recipe(recipe, [*given, *more]), load_registry(), limit)
 
 
 def resolve_recipe(recipe: Recipe | str | Path, overrides: Iterable[str] = (), data: Any = None) -> Recipe:

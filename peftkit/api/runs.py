@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from peftkit.api.recipes import load_recipe, resolve_recipe
-from peftkit.api.text_output import html_facts, html_table, text_table
+from peftkit.api.text_output import html_facts
 from peftkit.distributed.environment_variables import read_world_size
 from peftkit.errors import InputError
 from peftkit.plugins import load_registry
@@ -122,6 +122,77 @@ class Run:
 
             return list(predict(self._loaded, _prediction_inputs(inputs), batch_size))
 
+    def eval_harness(
+        self,
+        tasks: str | Iterable[str],
+        *,
+        include_path: str | Path | None = None,
+        num_fewshot: int | None = None,
+        limit: int | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Evaluate the selected checkpoint with lm-evaluation-harness, and store the results in the run directory.
+
+        ``compare_runs(…, eval_set=TASK)`` compares them.
+
+        Args:
+            tasks: A task, group or tag of the library, or several.
+            include_path: A folder of YAML files with further tasks.
+            num_fewshot: Examples in the prompt; None for the number of each task.
+            limit: The first documents of each task; None for all.
+            batch_size: Requests in a batch; None for the recipe's ``evaluate.batch_size``.
+
+        Returns:
+            What was stored for each task: its ``values``, ``num_examples``, and how it was evaluated.
+
+        Raises:
+            InputError: The run has not finished, the library is not installed, it has no such task, or it does not
+                evaluate such a model.
+            RunError: The base model cannot be loaded, or a task failed.
+        """
+        names = [tasks] if isinstance(tasks, str) else [*tasks]
+        from peftkit.monitor.process_state import isolated_process_state
+
+        with isolated_process_state():
+            from peftkit.inference.harness_evaluation import HarnessSettings, evaluate_with_harness
+
+            folder = None if include_path is None else str(include_path)
+            settings = HarnessSettings(folder, num_fewshot, limit, batch_size)
+            return evaluate_with_harness(self._loaded, names, settings)
+
+    def bench(
+        self,
+        *,
+        prompt_tokens: int = 128,
+        new_tokens: int = 32,
+        batch_sizes: Sequence[int] = (1, 8),
+        rounds: int = 10,
+    ) -> dict[str, Any]:
+        """Time requests to the served model, merged and not, and store the result in the run directory.
+
+        Args:
+            prompt_tokens: Tokens of a prompt.
+            new_tokens: Generated tokens, at least 2; an encoder generates none.
+            batch_sizes: Numbers of prompts that are sent at once.
+            rounds: Timed requests of each size.
+
+        Returns:
+            What was stored: the request, the machine, and ``measurements`` for each batch size, merged and not.
+
+        Raises:
+            InputError: The run has not finished, or the request is invalid or longer than the model's positions.
+            RunError: The base model cannot be loaded, or memory runs out.
+        """
+        from peftkit.monitor.process_state import isolated_process_state
+
+        with isolated_process_state():
+            from peftkit.inference.finished_run import load_finished_run
+            from peftkit.inference.serving_benchmark import ServingRequest, benchmark_serving
+
+            request = ServingRequest(prompt_tokens, new_tokens, tuple(batch_sizes), rounds)
+            registry = load_registry()  # merging changes the model, so that it is not the one of predict
+            return benchmark_serving(load_finished_run(self.path, registry), registry, request)
+
     @cached_property
     def _loaded(self) -> FinishedRun:
         from peftkit.inference.finished_run import load_finished_run
@@ -206,64 +277,6 @@ def _prediction_inputs(inputs: Any) -> Iterator[str | Mapping[str, Any]]:
         yield each
 
 
-@dataclass(frozen=True, repr=False)
-class Runs(Sequence[Run]):
-    """Several runs, as ``load_runs`` returns them."""
-
-    _runs: tuple[Run, ...]
-
-    @overload
-    def __getitem__(self, index: int) -> Run: ...
-    @overload
-    def __getitem__(self, index: slice) -> Runs: ...
-    def __getitem__(self, index: int | slice) -> Run | Runs:
-        return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per run: what it trained, its status, and the score and cost if it is done."""
-        import pandas as pd
-
-        return pd.DataFrame([_record(run) for run in self])
-
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        records = [_record(run) for run in self]
-        names = ["method", "task", "model", "seed", "status", "metric", "test", "gmacs"]
-        shown = [["" if r[name] is None else _format_cell(r[name]) for name in names] for r in records]
-        return [*names, "path"], [[*row, str(run.path)] for row, run in zip(shown, self, strict=True)]
-
-    def __repr__(self) -> str:
-        return text_table(*self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._cells())
-
-
-def _record(run: Run) -> dict[str, Any]:
-    done = run.status == "done"
-    summary = run.summary if done else {}
-    metric, selected, cost = summary.get("selection_metric"), summary.get("selected", {}), summary.get("cost", {})
-    return {
-        **run._names,
-        "seed": summary.get("seed"),
-        "status": run.status,
-        "metric": metric,
-        "dev": (selected.get("dev") or {}).get(metric),
-        "test": (selected.get("test") or {}).get(metric),
-        "step": selected.get("step"),
-        "gmacs": cost.get("gmacs"),
-        "seconds": cost.get("train_seconds"),
-        "path": str(run.path),
-    }
-
-
-def _format_cell(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
 def run(
     recipe: Recipe | str | Path,
     overrides: Iterable[str] = (),
@@ -334,27 +347,6 @@ def load_run(path: str | Path) -> Run:
     if not (folder / "recipe.toml").is_file():
         raise InputError(f"{str(folder)!r} is not a run directory: it has no recipe.toml")
     return Run(folder)
-
-
-def load_runs(paths: str | Path | Iterable[str | Path] = "runs") -> Runs:
-    """Open all run directories at or below folders, finished or not; the trials of sweeps are left out.
-
-    Args:
-        paths: One folder, or several.
-
-    Returns:
-        The runs.
-
-    Raises:
-        InputError: A folder does not exist, or there is no run in any of them.
-    """
-    from peftkit.compare.input.load_runs import run_folders
-
-    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    runs = tuple(Run(folder) for folder in run_folders(folders))
-    if not runs:
-        raise InputError(f"there is no run in {', '.join(map(str, folders))}")
-    return Runs(runs)
 
 
 def load_model(path: str | Path | Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.api.comparisons import RunComparison, compare_runs
-from peftkit.api.runs import Runs, load_runs
+from peftkit.api.run_collections import Runs, load_runs
 from peftkit.api.text_output import html_facts
 from peftkit.errors import RunInterrupted
 from peftkit.plugins import load_registry

@@ -45,8 +45,9 @@ class Objective(Component):
     generates: ClassVar[bool] = False
     """Whether predictions are generated, so that the model needs positions for them, and answers are free texts."""
     used_settings: ClassVar[tuple[str, ...] | None] = None
-    """The settings of evaluation that predictions depend on, of ``max_new_tokens``, ``num_beams``, ``scoring`` and
-    ``stop``; a recipe that sets another one is refused. None, the default, if it is not declared."""
+    """The settings of evaluation that predictions depend on, of ``max_new_tokens``, ``num_beams``, ``stop``,
+    ``temperature`` (for all of sampling), ``scoring`` and ``candidate_end``; a recipe that sets another one is refused.
+    None, the default, if it is not declared."""
     card_metadata: ClassVar[Mapping[str, str]] = {}
     """Metadata of the model cards of folders that have the files of ``export``, such as ``pipeline_tag``."""
     refuses_long_rows: ClassVar[bool] = False

@@ -6,13 +6,15 @@ The library scores a candidate without the end of text, and generates by its own
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from peftkit.argument_names import format_argument
 from peftkit.errors import InputError, RunError, comma_separated, summarize_error
 from peftkit.harness.load_tasks import harness_version, load_harness_tasks, quiet_harness
+from peftkit.harness.score_names import numbers_among, value_name
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.json_files import to_json
 from peftkit.recipe.evaluation_tasks import RESERVED_NAMES
@@ -21,7 +23,6 @@ from peftkit.run_directory.harness_results import write_harness_result
 
 LANGUAGE_MODELS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """The classes of models that the library evaluates."""
-NO_FILTER = "none"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class HarnessSettings:
     num_fewshot: int | None = None
     limit: int | None = None
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: One of them is too small.
+        """
+        for name, smallest in (("num-fewshot", 0), ("limit", 1), ("batch-size", 1)):
+            value = getattr(self, name.replace("-", "_"))
+            if value is not None and value < smallest:
+                raise InputError(f"{format_argument(name)}: must be at least {smallest}, not {value}")
 
 
 def evaluate_with_harness(
@@ -63,15 +75,20 @@ def evaluate_with_harness(
             f"lm-evaluation-harness evaluates decoders and encoder-decoders, and {str(run.path)!r} trained "
             f"{run.objective.auto_class.removeprefix('Auto')}"
         )
+    if not names:
+        raise InputError("name at least one task of lm-evaluation-harness")
     tasks = load_harness_tasks(names, settings.include_path)
     taken = [name for name in tasks if name in {*RESERVED_NAMES, *(each.name for each in run.recipe.evaluate.set)}]
     if taken:
         raise InputError(f"the run has another evaluation set called {taken[0]!r}; give the harness task another name")
     output = _evaluate(run, [*tasks.values()], settings)
-    results = {name: _result(output, name, settings) for name in tasks}
-    for name, (result, rows) in results.items():
-        write_harness_result(RunDirectory(run.path), name, result, rows)
-    return {name: result for name, (result, _) in results.items()}
+    directory, results = RunDirectory(run.path), {}
+    digests = directory.file_digests()
+    for name in tasks:
+        result, rows = _result(output, name, settings)
+        results[name] = result | {"file_digests": digests}
+        write_harness_result(directory, name, results[name], rows)
+    return results
 
 
 def _evaluate(run: FinishedRun, tasks: Sequence[Any], settings: HarnessSettings) -> Mapping[str, Any]:
@@ -100,7 +117,7 @@ def _result(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return what is stored of a task: its values and settings, and a row for each example."""
     values = {
-        _value_name(*key.rsplit(",", 1)): float(value)
+        value_name(*key.rsplit(",", 1)): float(value)
         for key, value in output["results"][name].items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     }
@@ -127,11 +144,6 @@ def _result(
     }, rows
 
 
-def _value_name(metric: str, filter_name: str) -> str:
-    """Name a value: the metric, and the filter of the answers if there is one."""
-    return metric if filter_name == NO_FILTER else f"{metric}.{filter_name}"
-
-
 def _rows(samples: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return a row for each example, with its score by every metric that is a mean over examples."""
     rows: dict[int, dict[str, Any]] = {}
@@ -139,7 +151,8 @@ def _rows(samples: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> 
         row = rows.setdefault(
             sample["doc_id"], {"index": sample["doc_id"], "target": str(sample["target"]), "scores": {}}
         )
-        row["scores"] |= dict(_scores(sample))
+        scores = {metric: sample[metric] for metric in sample["metrics"]}
+        row["scores"] |= {value_name(metric, sample["filter"]): each for metric, each in numbers_among(scores)}
     ordered = [rows[index] for index in sorted(rows)]
     for name, value in values.items():
         scores = [row["scores"].get(name, math.nan) for row in ordered]
@@ -147,16 +160,6 @@ def _rows(samples: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> 
             for row in ordered:
                 row["scores"].pop(name, None)
     return ordered
-
-
-def _scores(sample: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers among the metrics of an example."""
-    for metric in sample["metrics"]:
-        value = sample[metric]
-        if hasattr(value, "item"):
-            value = value.item()
-        if isinstance(value, int | float):
-            yield _value_name(metric, sample["filter"]), float(value)
 
 
 def _digest(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -44,6 +44,20 @@ class ServingRequest:
     batch_sizes: tuple[int, ...] = (1, 8)
     rounds: int = 10
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: One of them is too small, or there is no batch size.
+        """
+        if not self.batch_sizes:
+            raise InputError("batch_sizes: there must be at least one")
+        smallest = {"prompt_tokens": 1, "new_tokens": 2, "rounds": 1}
+        values = {name: getattr(self, name) for name in smallest} | {"batch_sizes": min(self.batch_sizes)}
+        for name, value in values.items():
+            if value < smallest.get(name, 1):
+                raise InputError(f"{name}: must be at least {smallest.get(name, 1)}, not {value}")
+
 
 def benchmark_serving(run: FinishedRun, registry: Registry, request: ServingRequest) -> dict[str, Any]:
     """Time requests to the model of a run, as it was trained and merged, and store the result in its directory.

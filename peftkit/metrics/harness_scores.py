@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from peftkit.components import Example, Metric, TaskKind
 from peftkit.errors import InputError
 from peftkit.harness.load_tasks import load_harness_tasks
+from peftkit.harness.score_names import numbers_among, value_name
 from peftkit.metrics.base import mean
 
 
@@ -53,7 +54,7 @@ class _HarnessScore(Metric):
         documents = [json.loads(example.extra["harness_document"]) for example in examples]
         rows = []
         for scores in self._score(task, documents, predictions):
-            numbers = {name: float(value) for name, value in scores.items() if _is_number(value)}
+            numbers = dict(numbers_among(scores))
             if not numbers:
                 raise InputError(f"the harness task {task.task_name!r} has no score that is a mean over examples")
             first = next(iter(numbers.values()))
@@ -100,14 +101,9 @@ class HarnessTextScore(_HarnessScore):
         for document, instance in zip(documents, instances, strict=True):
             scores: dict[str, Any] = {}
             for name, answer in instance.filtered_resps.items():
-                suffix = "" if name == "none" else f".{name}"
                 results = task.process_results(document, [answer])
-                scores |= {f"{metric}{suffix}": value for metric, value in results.items()}
+                scores |= {value_name(metric, name): value for metric, value in results.items()}
             yield scores
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or (hasattr(value, "item") and getattr(value, "size", 1) == 1)
 
 
 @lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ from peftkit.models.candidate_scoring import (
     batch_by_length,
     limits,
 )
-from peftkit.models.chat_template import ConversationTemplate
+from peftkit.models.chat.chat_template import ConversationTemplate
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
 from peftkit.models.decoding.decoder_generation import PromptContinuation
 from peftkit.models.decoding.prefix_cache import (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
@@ -13,14 +12,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from peftkit.components import ApplyContext, ModelKind
 from peftkit.components.model_parts.head_parameters import unfreeze_head
 from peftkit.components.model_parts.module_name_checks import check_names
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import ObjectiveSettings
-from peftkit.distributed.device_requirements import quantization_problem
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.hub_commits import ask_hub
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
@@ -32,6 +30,7 @@ from peftkit.models.checkpoints.generation_settings import reset_generation_conf
 from peftkit.models.checkpoints.load_errors import check_vocabulary, explain_load_errors
 from peftkit.models.checkpoints.loading_report import LoadingReport, check_loading, check_tied_weights, read_report
 from peftkit.models.checkpoints.model_files import check_checkpoint_files, read_model_file, stored_tensors
+from peftkit.models.checkpoints.quantization import quantization_options
 from peftkit.models.checkpoints.text_models import is_text_model_config, load_text_model, text_model_config
 from peftkit.models.checkpoints.transformers_versions import load_tokenizer, restore_rope_fields
 from peftkit.models.gradient_checkpointing import drop_input_gradients, enable_gradient_checkpointing
@@ -46,8 +45,6 @@ from peftkit.recipe.compatibility import find_conflicts
 from peftkit.recipe.model_names import architectures_problem, is_local_model, model_kind, model_path
 from peftkit.recipe.recipe_file import format_key
 
-UNQUANTIZED = ("lm_head", "classifier", "score", "pre_classifier", "pooler")
-"""Heads, which are new or tied to embeddings, and so stay unquantized."""
 GetBatches = Callable[[int], Sequence[Mapping[str, Tensor]]]
 """Returns a number of batches of training rows, as tensors of shape (rows, length)."""
 
@@ -125,7 +122,7 @@ def load_base(recipe: Recipe) -> LoadedBase:
     family, needed_head = objective.family, objective.component.head(recipe.task)
     path, options = _path_and_options(recipe)
     if recipe.model.quantization:
-        options |= _quantization_options(recipe)
+        options |= quantization_options(recipe)
     options |= {
         **_init_options(recipe),
         "use_safetensors": True,
@@ -172,7 +169,8 @@ def load_base(recipe: Recipe) -> LoadedBase:
 def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     """Build the recipe's model with random weights, without loading any.
 
-    A quantized model has its weights in the recipe's dtype here; the matrix products are the same.
+    A quantized model has its weights in float32 here, as the activations of one that is trained have; the matrix
+    products are the same, and ``quantized_weights`` are those that would be quantized.
 
     Args:
         recipe: the recipe.
@@ -194,6 +192,8 @@ def init_random_base(recipe: Recipe, device: torch.device | str) -> LoadedBase:
     elif needed_head is not None:
         options |= without_pooler(recipe, auto_class, family.config)
     torch.manual_seed(recipe.run.effective_init_seed)
+    if recipe.model.quantization:  # what is not quantized is trained in float32: see load_base
+        options["dtype"] = torch.float32
     with torch.device(device):
         model = auto_class.from_config(family.config, **options)
     path, _ = _path_and_options(recipe)
@@ -205,28 +205,6 @@ def _init_options(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe's dtype and attention implementation as arguments of ``from_pretrained``."""
     attention = {"attn_implementation": recipe.model.attention} if recipe.model.attention else {}
     return {"dtype": getattr(torch, recipe.model.dtype), **attention}
-
-
-def _quantization_options(recipe: Recipe) -> dict[str, Any]:
-    """Return the arguments of ``from_pretrained`` for a quantized model.
-
-    Raises:
-        RunError: there is no GPU, or bitsandbytes is not installed.
-    """
-    if problem := quantization_problem(recipe.model.quantization):
-        raise RunError(problem)
-    dtype = getattr(torch, recipe.model.dtype)
-    if recipe.model.quantization == "4bit":
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if dtype == torch.float32 else dtype,
-            llm_int8_skip_modules=[*UNQUANTIZED],
-        )
-    else:
-        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*UNQUANTIZED])
-    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
 
 
 def _path_and_options(recipe: Recipe) -> tuple[str, dict[str, Any]]:

@@ -98,7 +98,7 @@ class ChatCompletion(Objective):
     scored_values = ("samples",)
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
     generates = True
-    used_settings = ("max_new_tokens", "num_beams", "stop")
+    used_settings = ("max_new_tokens", "num_beams", "stop", "temperature")
     refuses_long_rows = True
 
     @field_validator("chat_template")

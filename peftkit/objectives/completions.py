@@ -80,7 +80,7 @@ class FreeGeneration(Completion):
 
     task_kind = "generation"
     generates = True
-    used_settings: ClassVar[tuple[str, ...] | None] = ("max_new_tokens", "num_beams", "stop")
+    used_settings: ClassVar[tuple[str, ...] | None] = ("max_new_tokens", "num_beams", "stop", "temperature")
     scored_values: ClassVar[tuple[str, ...] | None] = ("samples",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:

@@ -56,7 +56,7 @@ class CausalLanguageModeling(_TextLikelihood):
     """Number of tokens that each further block of an evaluated text predicts; the others are context. Less is more
     precise and takes longer. Half of a block if unset."""
 
-    used_settings = ("max_new_tokens", "num_beams", "stop")  # in predictions, which continue a text
+    used_settings = ("max_new_tokens", "num_beams", "stop", "temperature")  # in predictions, which continue a text
     families: ClassVar[tuple[ModelKind, ...]] = ("decoder",)
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class ConditionalLanguageModeling(_TextLikelihood):
 
     name: Literal["conditional_language_modeling"] = "conditional_language_modeling"
 
-    used_settings = ("max_new_tokens", "num_beams", "stop")  # in predictions, which continue a text
+    used_settings = ("max_new_tokens", "num_beams", "stop", "temperature")  # in predictions, which continue a text
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder-decoder",)
 
     def tokenize(self, examples: Sequence[Example], context: ObjectiveContext, *, training: bool) -> Sequence[Row]:

@@ -10,7 +10,7 @@ from peftkit.components import Component, Metric, ModelKind, Objective, RunSpec
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
 from peftkit.plugins import Registry
 from peftkit.recipe.component_validation import LISTED
-from peftkit.recipe.conflicts.evaluation_conflicts import companion_conflicts, sampling_conflicts
+from peftkit.recipe.conflicts.metric_conflicts import companion_conflicts
 from peftkit.recipe.conflicts.optimizer_conflicts import optimizer_conflicts
 from peftkit.recipe.conflicts.unused_options import unused_options
 from peftkit.recipe.deepspeed import sharding_conflicts
@@ -93,7 +93,6 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
         _objective_conflicts(recipe, kind),
         probe_conflicts(recipe, kind),
         unused_options(recipe, kind),
-        sampling_conflicts(recipe, kind),
     ]
     conflicts: list[Conflict] = []
     for check in checks:

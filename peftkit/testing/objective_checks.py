@@ -45,6 +45,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "scoring": "norm",
     "stop": ("e", "a"),
     "candidate_end": False,
+    "temperature": 1.0,
 }
 """Settings that differ from the defaults."""
 

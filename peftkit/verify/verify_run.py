@@ -16,7 +16,9 @@ from peftkit.monitor.collect_env import collect_environment
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
+from peftkit.run_directory.harness_results import harness_names
 from peftkit.verify.example_files import example_checks
+from peftkit.verify.harness_files import harness_checks
 from peftkit.verify.probe_files import probe_checks
 from peftkit.verify.recount import compute_checks, measurement_checks
 from peftkit.verify.reload import changed_versions, model_checks
@@ -104,6 +106,8 @@ def verify_run(path: Path, registry: Registry, *, load_model: bool = True) -> Ve
         checks += run_checks("curve", lambda: example_checks(run))
         for probe in run.recipe.probes:
             checks += run_checks(f"probe {probe.name}", partial(probe_checks, run, probe))
+        for name in harness_names(path):
+            checks += run_checks(f"harness {name}", partial(harness_checks, path, name))
         if load_model:
             checks += run_checks("model", lambda: model_checks(run, registry, notes))
         else:

@@ -41,15 +41,19 @@ from peftkit.answer_texts.exact_numbers import parse_exact_number
         ("£1,000,000 each", "£1,000,000"),
         ("at 7/10/2020", "2020"),
         ("room A5", None),
+        ("10{,}000 of them", "10{,}000"),
+        (r"$1,\!000$", r"$1,\!000"),
+        (r"12\,500 m", r"12\,500"),
+        ("1\u202f000\u00a0000 in all", "1\u202f000\u00a0000"),
     ],
 )
 def test_the_last_number(text: str, number: str | None) -> None:
     assert extract_last_number(text) == number
 
 
-@given(st.integers(-(10**9), 10**9))
-def test_every_integer_is_extracted_and_parsed(number: int) -> None:
-    for text in (str(number), f"{number:,}"):
+@given(st.integers(-(10**9), 10**9), st.sampled_from([",", "{,}", r",\!", r"\,", "\u00a0", "\u202f", "\u2009"]))
+def test_every_integer_is_extracted_and_parsed(number: int, separator: str) -> None:
+    for text in (str(number), f"{number:,}".replace(",", separator)):
         extracted = extract_last_number(f"The answer is {text}.")
         assert extracted == text
         assert parse_exact_number(text) == number
@@ -75,6 +79,7 @@ def test_the_line_after_hashes() -> None:
         (r"the correct answer is $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
         ("The answer is: $18 a day.", "18 a day"),
         ("The answer is:", None),
+        ("The answer is:\n\n**12**\n", "12"),
         ("The answer was 3", None),
     ],
 )
@@ -90,6 +95,9 @@ def test_the_answer_that_a_sentence_names(text: str, answer: str | None) -> None
         (r"\fbox{x^{2}}", "x^{2}"),
         (r"\boxed{1", None),
         ("boxed{1}", None),
+        (r"so $\boxed 5$.", "5"),
+        (r"\boxed {4}", "4"),
+        (r"\boxed{1} and \boxed{2", None),
     ],
 )
 def test_the_last_box(text: str, answer: str | None) -> None:
@@ -115,6 +123,12 @@ def test_the_last_box(text: str, answer: str | None) -> None:
         ("So it is\n\nC.\n", "C"),
         ("Option A is wrong. The answer is D because A dog barks.", "D"),
         ("", None),
+        ("b)", "B"),
+        ("<answer>B</answer>", "B"),
+        (r"\boxed{\textbf{C}}", "C"),
+        ("A is the right answer", "A"),
+        ("The answer is C. A is correct in part only.", "C"),
+        ("It must be C because I know", None),
     ],
 )
 def test_the_letter_of_a_choice(text: str, letter: str | None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import peftkit
 from peftkit.compare.comparison import compare
 from peftkit.compare.matched_methods import load_groups
 from peftkit.errors import InputError
@@ -16,6 +19,8 @@ from peftkit.plugins import Registry
 from peftkit.run_directory import RunDirectory
 from peftkit.run_directory.harness_results import harness_names, read_harness_rows
 from peftkit.train.run import run
+from peftkit.verify.harness_files import harness_checks
+from peftkit.verify.results import run_checks
 from tests.harness_files import write_harness_tasks
 from tests.tiny_runs import ONE_EVALUATION, Make
 
@@ -71,10 +76,25 @@ def test_a_curve_and_the_harness_give_the_same_scores(make: Make, registry: Regi
     stored = [row["scores"]["acc"] for row in read_harness_rows(finished.path, "colour_choice")]
     assert stored == [row["scores"]["accuracy"] for row in directory.predictions("test")]
 
+    for row in directory.predictions("test"):
+        by_hand = [sum_by_hand(finished, row["source"], f" {text}") for text in row["candidates"]]
+        assert row["log_likelihoods"] == pytest.approx(by_hand, abs=1e-4)
+
     [group], _ = load_groups([finished.path], evaluation_set="colour_choice")
     comparison = compare(group)
     assert (comparison.metric, comparison.test_split) == ("acc", "colour_choice")
     assert any("candidates without the end of text" in remark for remark in group.remarks)
+
+
+@torch.no_grad()
+def sum_by_hand(finished: FinishedRun, prompt: str, text: str) -> float:
+    """The log-likelihood of a text after a prompt, from one pass without anything of peftkit or the library."""
+    before, whole = (
+        finished.family.tokenizer(each, add_special_tokens=False)["input_ids"] for each in (prompt, prompt + text)
+    )
+    assert whole[: len(before)] == before
+    logits = finished.model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
+    return float(sum(logits[i - 1, whole[i]] for i in range(len(before), len(whole))))
 
 
 @pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder-decoder", marks=pytest.mark.exhaustive)])
@@ -110,3 +130,45 @@ def test_what_the_harness_cannot_evaluate_is_refused(make: Make, registry: Regis
         task = finished.recipe.task.model_copy(update=options)
         with pytest.raises(InputError, match=words):
             task.load()
+
+
+def test_results_are_verified_and_compared_from_python(
+    make: Make, registry: Registry, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftkit.api.runs.load_registry", lambda: registry)  # with the tests' task
+    finished = trained(make, registry, tasks, "decoder", "harness_choice")
+    peftkit_run = peftkit.load_run(finished.path)
+    results = peftkit_run.eval_harness("colour_choice", include_path=tasks, limit=6)
+    assert results["colour_choice"]["num_examples"] == 6
+    for options, words in (({"num_fewshot": -1}, "num_fewshot: must be at least 0"), ({"limit": 0}, "limit: must be")):
+        with pytest.raises(InputError, match=words):
+            peftkit_run.eval_harness(["colour_choice"], include_path=tasks, **options)
+    with pytest.raises(InputError, match="name at least one task"):
+        peftkit_run.eval_harness([])
+    measured = peftkit_run.bench(prompt_tokens=3, new_tokens=2, batch_sizes=[1], rounds=1)
+    assert [row["merged"] for row in measured["measurements"]] == [False, True]
+    with pytest.raises(InputError, match="new_tokens: must be at least 2, not 1"):
+        peftkit_run.bench(new_tokens=1)
+
+    def differing() -> list[str]:
+        return [
+            each.name
+            for each in run_checks("", lambda: harness_checks(finished.path, "colour_choice"))
+            if each.status == "differs"
+        ]
+
+    assert differing() == []
+    file = finished.path / "harness" / "colour_choice.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    changes = {
+        "acc": [{**rows[0], "scores": {**rows[0]["scores"], "acc": 1 - rows[0]["scores"]["acc"]}}, *rows[1:]],
+        "num_examples": rows[1:],
+        "rows in order, each once": [rows[1], *rows[1:]],
+    }
+    for name, changed in changes.items():
+        file.write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
+        assert name in differing()
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    weights = next((finished.path / "model").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert differing() == ["digests of the model"]

@@ -124,13 +124,15 @@ def forgetting_curve(run: LoadedRun, probe: str, *, relative: bool) -> list[tupl
     """
     record = _record(run, probe)
     metric, base = record["metric"], float(record["base_on_curve"][record["metric"]])
-    sign = -1.0 if record["higher_is_better"] else 1.0
     rows = [row for row in run.evaluations if is_number((row.get(probe) or {}).get(metric))]
-    return [(row, sign * (float(row[probe][metric]) - base) / (base if relative else 1.0)) for row in rows]
+    higher = bool(record["higher_is_better"])
+    return [(row, _difference(float(row[probe][metric]), base, higher=higher, relative=relative)) for row in rows]
 
 
 def is_relative(runs: Iterable[LoadedRun], probe: str) -> bool:
     """Whether forgetting is a share of the base model's value, instead of a difference of proportions.
+
+    Where the base model's value is zero or negative, as that of a correlation may be, a share of it means nothing.
 
     Args:
         runs: The runs.
@@ -139,6 +141,8 @@ def is_relative(runs: Iterable[LoadedRun], probe: str) -> bool:
     for run in runs:
         record = _record(run, probe)
         metric, rows = record["metric"], (record["base"], run.summary["selected"][probe])
+        if min(record["base"][metric], record["base_on_curve"][metric]) <= 0:
+            return False
         if not record["higher_is_better"] or metric.startswith(NOT_PROPORTIONS):
             return True
         if not all(0 <= row[metric] <= 1 for row in rows):
@@ -221,9 +225,9 @@ def _probed(
     higher: bool,
     relative: bool,
 ) -> ProbedRun:
-    sign = -1.0 if higher else 1.0
     if scores is None or base_scores is None:
-        return ProbedRun(base, value, sign * (value - base) / (base if relative else 1.0), None)
+        return ProbedRun(base, value, _difference(value, base, higher=higher, relative=relative), None)
+    sign = -1.0 if higher else 1.0
     before, after = base_scores.values, scores.values
     differences: Array = sign * (after - before)
     if relative:  # a ratio of means, linearized in the contribution of each example
@@ -231,6 +235,11 @@ def _probed(
         differences = sign * (ratio - 1 + (after - ratio * before) / before.mean())
     contributions = ExampleScores(scores.index, scores.targets, scores.groups, differences)
     return ProbedRun(base, value, float(differences.mean()), contributions)
+
+
+def _difference(value: float, base: float, *, higher: bool, relative: bool) -> float:
+    """How much worse a value is than the base model's."""
+    return (-1.0 if higher else 1.0) * (value - base) / (base if relative else 1.0)
 
 
 def _array(probed: ProbedRun, *, has_examples: bool) -> Array:

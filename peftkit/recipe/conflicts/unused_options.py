@@ -20,10 +20,11 @@ from peftkit.recipe.toml_lines import KeyPath
 UNUSED_SETTINGS: Mapping[str, str] = {
     "stop": "generates no text",
     "num_beams": "generates no text",
+    "temperature": "generates no text",
     "scoring": "ranks no candidates by their tokens",
     "candidate_end": "ranks no candidates by their tokens",
 }
-"""Settings of evaluation that some objectives do not use, and why."""
+"""Settings of evaluation that some objectives do not use, and why. Other settings of sampling need a temperature."""
 
 
 def unused_options(recipe: Recipe, model: ModelKind | None) -> Iterator[tuple[KeyPath, str]]:

@@ -111,11 +111,8 @@ def find_probe_errors(
         names.append(config.name.lower())
         version, of_options = try_task(path, config, partial(make_probe_task, config, find_task))
         errors += of_options
-        if (
-            version is not None
-            and config.metric is not None
-            and find_metric(version.task, config.metric, metrics) == ()
-        ):
+        is_metric = config.metric not in (None, LOSS)
+        if version is not None and is_metric and not find_metric(version.task, str(config.metric), metrics):
             known = _values(version.task, metrics)
             near = f"{did_you_mean(config.metric, known)}; its values are {comma_separated(known)}"
             text = f"no metric of {type(version.task).kind} tasks computes {config.metric!r}{near}"
@@ -123,7 +120,7 @@ def find_probe_errors(
     return errors
 
 
-def find_metric(task: Task, value: str, metrics: Iterable[type[Metric]]) -> tuple[Metric, ...] | None:
+def find_metric(task: Task, value: str, metrics: Iterable[type[Metric]]) -> tuple[Metric, ...]:
     """Find the metric that computes a value for a task.
 
     Args:
@@ -132,10 +129,8 @@ def find_metric(task: Task, value: str, metrics: Iterable[type[Metric]]) -> tupl
         metrics: The installed metrics.
 
     Returns:
-        The metric; nothing if there is none, and None if the value is the loss, which needs no metric.
+        The metric, or nothing if there is none, as for the loss, which needs no metric.
     """
-    if value == LOSS:
-        return None
     wanted = value.removesuffix(NORM_SUFFIX)
     fitting = (each for each in metrics if type(task).kind in each.kinds and wanted in _value_names(each))
     return tuple(each() for each in fitting)[:1]  # type: ignore[call-arg]
@@ -154,7 +149,7 @@ def make_probe(
     """
     version = make_probe_task(config, find_task)
     value = config.metric or type(version.task).selection_metric
-    chosen = find_metric(version.task, value, metrics) or ()
+    chosen = find_metric(version.task, value, metrics)
     lengths = {
         key: length
         for key in ("max_source_length", "max_target_length")

@@ -115,3 +115,33 @@ def test_limits_are_shares(text: str, limit: float) -> None:
 def test_other_limits_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"2% or 0\.02"):
         parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher", "base", "value", "forgotten"),
+    [
+        ("bits_per_byte", False, 1.25, 1.5, 0.2),
+        ("accuracy", True, 0.5, 0.375, 0.125),
+        ("chrf", True, 20.0, 15.0, 0.25),
+        ("unextractable", False, 0.0, 0.25, 0.25),  # no share of nothing
+        ("matthews_correlation", True, -0.125, 0.125, -0.25),  # it learned, whatever the sign of the base
+        ("matthews_correlation", True, 0.0, -0.25, 0.25),
+    ],
+)
+def test_the_sign_of_the_base_does_not_turn_forgetting_round(
+    metric: str, higher: bool, base: float, value: float, forgotten: float, probed_group: RunGroup, tmp_path: Path
+) -> None:
+    values = {metric: base}
+    record = {"metric": metric, "higher_is_better": higher, "base": values, "base_on_curve": values}
+    runs: dict[str, dict[int, LoadedRun]] = {}
+    for label, seed, run in runs_of(probed_group):
+        selected = {**run.summary["selected"], "texts": {metric: value}}
+        summary = {**run.summary, "probes": {"texts": record}, "selected": selected}
+        evaluations = [{**row, "texts": {metric: value}} for row in run.evaluations]
+        runs.setdefault(label, {})[seed] = replace(run, path=tmp_path, summary=summary, evaluations=evaluations)
+    forgetting = read_forgetting(replace(probed_group, runs=runs), "texts")
+    for label, by_seed in runs.items():
+        for seed, run in by_seed.items():
+            assert forgetting.runs[label][seed].forgotten == pytest.approx(forgotten)
+            curve = forgetting_curve(run, "texts", relative=forgetting.relative)
+            assert [each for _, each in curve] == pytest.approx([forgotten] * len(curve))

@@ -14,9 +14,10 @@ from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.conflicts.unused_options import UNUSED_SETTINGS
 from peftkit.recipe.tables.evaluate_config import EvaluateConfig
+from peftkit.testing.objective_checks import OTHER_SETTINGS
 
 MODELS = {"encoder": "pocket-encoder", "decoder": "pocket-decoder", "encoder-decoder": "pocket-t5"}
-SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]', "candidate_end": "false"}
+SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]', "candidate_end": "false", "temperature": "0.5"}
 OBJECTIVES: list[tuple[type[Objective], str]] = [
     (entry.component, kind)  # type: ignore[misc]
     for entry in load_registry().all("objective").values()
@@ -160,3 +161,25 @@ def test_options_of_tasks_without_effect_are_refused(
         return
     with pytest.raises(ValueError, match=words):
         task_class.model_validate(options)
+
+
+GENERATED_PROBE = '[[probe]]\nname = "texts"\n[probe.task]\nname = "text_generation"\npath = "texts.jsonl"\n'
+RANKED_PROBE = '[[probe]]\nname = "ranked"\n[probe.task]\nname = "multiple_choice"\npath = "choices.jsonl"\n'
+
+
+@pytest.mark.parametrize("setting", UNUSED_SETTINGS)
+def test_settings_that_only_a_probe_uses_are_accepted(setting: str, registry: Registry, folder: Path) -> None:
+    generates = "generates" in UNUSED_SETTINGS[setting]
+    task, probe, other = ("wordnet_mcq", GENERATED_PROBE, RANKED_PROBE)
+    if not generates:
+        task, probe, other = ("text_generation", RANKED_PROBE, GENERATED_PROBE)
+    lines = f"[evaluate]\n{setting} = {SET[setting]}\n"
+    assert load(folder, registry, "decoder", task, lines + probe)
+    with pytest.raises(RecipeError, match=f"evaluate.{setting}: has no effect"):
+        load(folder, registry, "decoder", task, lines + other)
+
+
+def test_the_conformance_kit_varies_every_setting_that_may_be_unused() -> None:
+    assert {*OTHER_SETTINGS} == {"max_new_tokens", *UNUSED_SETTINGS}
+    for setting, value in OTHER_SETTINGS.items():
+        assert EvaluateConfig.model_fields[setting].default != value

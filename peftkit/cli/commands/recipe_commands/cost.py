@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ class CostCommand(SubCommand):
             "Compare several, and time a few steps on this machine",
             "peftkit cost recipes/lora/dora.toml recipes/lora/olora.toml --trial",
         ),
+        ("Find out how it fits into the memory of a GPU", "peftkit cost recipes/quickstart.toml --fits 24GiB"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -41,10 +42,14 @@ class CostCommand(SubCommand):
             "--serving", action="store_true", help="Estimate what serving the method takes, merged and not, instead."
         )
         add_request(parser)
+        text = "Find the microbatches, gradient checkpointing and 4-bit weights that fit into this memory: 24GiB."
+        parser.add_argument("--fits", metavar="MEMORY", help=text)
 
     def run(self, args: argparse.Namespace) -> int:
         from peftkit.recipe import load_recipe
 
+        if args.fits is not None:
+            return self._fits(args)
         registry = plugins.load_registry()
         recipes = [load_recipe(recipe, registry, args.overrides) for recipe in args.recipes]
         if args.serving:
@@ -61,6 +66,37 @@ class CostCommand(SubCommand):
             widths = _print_head(recipes, trial=args.trial)
             for estimate in estimates:
                 print(_line(widths, _cells(estimate)), flush=True)
+        return 0
+
+    def _fits(self, args: argparse.Namespace) -> int:
+        from peftkit.compare.units import parse_bytes
+
+        if args.trial or args.serving:
+            raise InputError(f"--fits estimates memory; leave out {'--trial' if args.trial else '--serving'}")
+        try:
+            limit = parse_bytes(args.fits)
+        except InputError as error:
+            raise InputError(f"--fits: {error}") from error
+        from peftkit.recipe import load_recipe
+
+        registry = plugins.load_registry()
+
+        def maker(path: str) -> Callable[[Sequence[str]], Recipe]:
+            return lambda overrides: load_recipe(path, registry, [*args.overrides, *overrides])
+
+        makers = [maker(path) for path in args.recipes]
+        for make_recipe in makers:  # all are valid before anything is estimated
+            make_recipe(())
+        from peftkit.analysis.memory_fit import plan_memory
+
+        fits = (plan_memory(make_recipe, registry, limit) for make_recipe in makers)
+        if args.json:
+            remedies = ((fit, fit.remedy) for fit in fits)
+            documents = [asdict(fit) | {"remedy": remedy and asdict(remedy)} for fit, remedy in remedies]
+            self.print_json({"recipes": documents})
+            return 0
+        for fit in fits:
+            print(fit, flush=True)
         return 0
 
     def _serving(self, args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:

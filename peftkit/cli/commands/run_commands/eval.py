@@ -46,12 +46,10 @@ class EvalCommand(SubCommand):
         names = [name for name in map(str.strip, args.harness.split(",")) if name]
         if not names:
             raise InputError("--harness: name at least one task")
-        if args.num_fewshot is not None and args.num_fewshot < 0:
-            raise InputError("--num-fewshot: must be at least 0")
+        settings = HarnessSettings(args.include_path, args.num_fewshot, args.limit, args.batch)
         check_installed()
         quiet_libraries(args.log_level or "warning")
         finished = load_finished_run(Path(args.run), plugins.load_registry())
-        settings = HarnessSettings(args.include_path, args.num_fewshot, args.limit, args.batch)
         results = evaluate_with_harness(finished, names, settings)
         if args.json:
             self.print_json({"run": args.run, "tasks": results})

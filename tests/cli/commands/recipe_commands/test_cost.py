@@ -56,3 +56,34 @@ def test_cost_of_an_invalid_recipe_is_an_error(peftkit: Peftkit) -> None:
     code, out, err = peftkit("cost", "x.toml", "--set", "train.batch_size=0")
     assert (code, out) == (2, "")
     assert "train.batch_size" in err
+
+
+def test_what_fits_into_memory_is_a_table_with_the_remedy(peftkit: Peftkit) -> None:
+    small = (*SMALL, "--set", "task.max_rows=64")
+    code, out, err = peftkit("cost", "x.toml", *small, "--fits", "24GiB")
+    assert (code, err) == (0, "")
+    head, titles, *rows = out.splitlines()
+    assert head.endswith("24 GiB of memory")
+    assert titles.split() == [*("weights", "checkpointing", "rows", "microbatches", "memory", "GMACs/step", "fits")]
+    assert [row.split()[-1] for row in rows[:-1]] == ["yes"] * 4
+    assert rows[-1].startswith("  fits as written: ")
+    code, out, err = peftkit("cost", "x.toml", *small, "--fits", "1MB", "--json")
+    [document] = json.loads(out)["recipes"]
+    assert (code, document["remedy"]) == (0, None)
+    assert document["limit_bytes"] == 1e6
+    assert all(setup["memory_bytes"] > 1e6 for setup in document["setups"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--fits", "much"), "--fits: "),
+        (("--fits", "0GiB"), "--fits: "),
+        (("--fits", "24GiB", "--trial"), "--fits estimates memory; leave out --trial"),
+        (("--fits", "24GiB", "--serving"), "--fits estimates memory; leave out --serving"),
+    ],
+)
+def test_invalid_questions_about_memory_are_errors(peftkit: Peftkit, options: tuple[str, ...], words: str) -> None:
+    code, out, err = peftkit("cost", "x.toml", *options)
+    assert (code, out) == (2, "")
+    assert words in err

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from peftkit.components import Example
 from peftkit.components.types import Conversation, TokenizedRow, TrainOn
 from peftkit.errors import InputError, RowError
-from peftkit.models.chat_template import ConversationTemplate
+from peftkit.models.chat.chat_template import ConversationTemplate
 from peftkit.testing.tokenizers import TOKENIZER_CASES, tokenizer
+from tests.models.chat.odd_conversations import CASES
 from tests.models.conftest import TEXTS
 
 TEMPLATES = {
@@ -308,3 +309,15 @@ def test_every_tokenizer_trains_on_all_that_the_assistant_says(make: str, scheme
         assert ids[start:stop].count(end) == 1
         assert ids[:start].count(end) % 2 == 1  # after the user's message
     assert ids.count(template.tokenizer.bos_token_id) == 0
+
+
+@pytest.mark.parametrize(("text", "messages", "train_on", "tools", "expected"), CASES)
+def test_odd_conversations_are_trained_on_as_read_by_hand(
+    text: str, messages: list[dict[str, Any]], train_on: TrainOn, tools: dict[str, Any], expected: list[str] | str
+) -> None:
+    template = template_of(text)
+    if isinstance(expected, str):
+        with pytest.raises(RowError, match=expected):
+            tokenize(template, messages, train_on, **tools)
+    else:
+        assert trained_texts(template, tokenize(template, messages, train_on, **tools)) == expected

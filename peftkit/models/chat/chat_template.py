@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.components.types import GENERATION_TAG, Conversation, Example, TokenizedRow, TrainOn
 from peftkit.errors import InputError, LengthError, RowError, summarize_error
+from peftkit.models.chat.messages import FIELD, reasoning_of, texts_within, weight_of, with_parsed_arguments
 from peftkit.models.special_tokens import decode_generated, describe_ids_without_embedding
 
 ASSISTANT = "assistant"
-FIELD = "messages"
-"""The field that errors of conversations are about."""
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -127,8 +125,8 @@ class ConversationTemplate:
         return [self._tokenize(example.conversation, train_on) for example in examples if example.conversation]
 
     def _tokenize(self, conversation: Conversation, train_on: TrainOn) -> TokenizedRow:
-        messages = [_with_parsed_arguments(message) for message in conversation.messages]
-        self._check_texts(messages)
+        messages = [with_parsed_arguments(message) for message in conversation.messages]
+        self._check_texts(messages, conversation.tools)
         answered = bool(messages) and messages[-1]["role"] == ASSISTANT
         prompt = self._render(messages[:-1] if answered else messages, conversation.tools, prompt=True)
         self._check_calls(messages, conversation.tools)
@@ -142,7 +140,9 @@ class ConversationTemplate:
             target = whole[len(prompt) :]
             marks = applied["assistant_masks"] if self._marks_answers else None
             spans = self._find_trained_spans(conversation, messages, whole, prompt, marks, train_on)
+            spans = self._without_weightless(spans, messages, conversation.tools, whole)
             self._check_end(whole, target, spans)
+            self._check_reasoning(messages, conversation.tools)
         self._check_lengths(prompt, target)
         return {
             "source": prompt,
@@ -198,12 +198,33 @@ class ConversationTemplate:
         Raises:
             RowError: The template writes a message in another way if others follow it.
         """
-        last = len(messages) - 1
         for index, message in enumerate(messages):
-            if message["role"] == ASSISTANT and (index == last or train_on == "assistant"):
-                start = self._length_within(whole, messages[:index], tools, prompt=True)
-                end = len(whole) if index == last else self._length_within(whole, messages[: index + 1], tools)
-                yield [start, end]
+            if message["role"] == ASSISTANT and (index == len(messages) - 1 or train_on == "assistant"):
+                yield self._answer_span(index, messages, tools, whole)
+
+    def _answer_span(self, index: int, messages: Messages, tools: Messages, whole: Sequence[int]) -> list[int]:
+        """Return the span of one message of the assistant."""
+        start = self._length_within(whole, messages[:index], tools, prompt=True)
+        is_last = index == len(messages) - 1
+        return [start, len(whole) if is_last else self._length_within(whole, messages[: index + 1], tools)]
+
+    def _without_weightless(
+        self, spans: list[list[int]], messages: Messages, tools: Messages, whole: Sequence[int]
+    ) -> list[list[int]]:
+        """Leave out the messages of the assistant with ``weight`` 0, as in the format of OpenAI.
+
+        Raises:
+            RowError: That of the last message is 0, or one is neither 0 nor 1.
+        """
+        for index, message in enumerate(messages):
+            if weight_of(message) or message["role"] != ASSISTANT:
+                continue
+            if index == len(messages) - 1:
+                raise RowError(FIELD, "the last message has weight 0, so that it would not be trained on; remove it")
+            start, end = self._answer_span(index, messages, tools, whole)
+            parts = [part for first, last in spans for part in ([first, min(last, start)], [max(first, end), last])]
+            spans = [[first, last] for first, last in parts if first < last]
+        return spans
 
     def _length_within(self, whole: Sequence[int], messages: Messages, tools: Messages, *, prompt: bool = False) -> int:
         """Return how many tokens of a conversation are those of its first messages.
@@ -289,11 +310,13 @@ class ConversationTemplate:
                 "completion",
             )
 
-    def _check_texts(self, messages: Messages) -> None:
-        """Check that no message contains a special token as text, which the model would read as the token."""
-        for number, message in enumerate(messages, 1):
-            if isinstance(text := message.get("content"), str) and (match := self._special_texts.search(text)):
-                raise RowError(FIELD, f"message {number} contains the special token {match[0]!r} as text; remove it")
+    def _check_texts(self, messages: Messages, tools: Messages) -> None:
+        """Check that nothing contains a special token as text, which the model would read as the token."""
+        parts = {**{f"message {number}": each for number, each in enumerate(messages, 1)}, "a function": tools}
+        for part, value in parts.items():
+            for text in texts_within(value):
+                if match := self._special_texts.search(text):
+                    raise RowError(FIELD, f"{part} contains the special token {match[0]!r} as text; remove it")
 
     @cached_property
     def _special_texts(self) -> re.Pattern[str]:
@@ -304,6 +327,26 @@ class ConversationTemplate:
         }
         return re.compile("|".join(sorted(map(re.escape, tokens), key=len, reverse=True)))
 
+    def _check_reasoning(self, messages: Messages, tools: Messages) -> None:
+        """Check that the template writes the reasoning of the last message, which templates leave out of earlier ones.
+
+        Raises:
+            RowError: It does not.
+        """
+        thoughts = reasoning_of(messages[-1])
+        text = self._write(messages, tools) if thoughts else ""
+        if any(thought not in text for thought in thoughts):
+            raise RowError(
+                FIELD,
+                "the chat template leaves out the reasoning of the last message, so it would not be trained on; set "
+                "objective.chat_template to one that writes it, or remove it from the data",
+            )
+
+    def _write(self, messages: Messages, tools: Messages) -> str:
+        """Return messages as a text."""
+        options: dict[str, Any] = {"tools": [*tools] or None, "chat_template": self._template, **self.variables}
+        return str(self.tokenizer.apply_chat_template([dict(each) for each in messages], tokenize=False, **options))
+
     def _check_calls(self, messages: Messages, tools: Messages) -> None:
         """Check that the template writes the functions and their calls, since some templates leave them out."""
         called = [
@@ -312,8 +355,7 @@ class ConversationTemplate:
         offered = [tool.get("function", tool).get("name") for tool in tools]
         if not called and not offered:
             return
-        options: dict[str, Any] = {"tools": [*tools] or None, "chat_template": self._template, **self.variables}
-        text = str(self.tokenizer.apply_chat_template([dict(each) for each in messages], tokenize=False, **options))
+        text = self._write(messages, tools)
         for what, names in (("call of the function", called), ("function", offered)):
             if missing := next((name for name in names if name and str(name) not in text), None):
                 raise RowError(
@@ -356,22 +398,3 @@ def _marked_spans(marks: Sequence[int]) -> Iterator[list[int]]:
 
 def _starts_with(ids: Sequence[int], start: Sequence[int]) -> bool:
     return list(ids[: len(start)]) == list(start)
-
-
-def _with_parsed_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a message whose calls of functions have their arguments as a table, which templates write as JSON."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]}
-
-
-def _with_parsed_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(function := call.get("function"), Mapping):
-        return {**call, "function": _with_parsed_call(function)}
-    if not isinstance(arguments := call.get("arguments"), str):
-        return call
-    try:
-        return {**call, "arguments": json.loads(arguments)}
-    except ValueError as error:
-        raise RowError(FIELD, f"the arguments of a call are not JSON: {arguments!r}") from error

@@ -1,11 +1,10 @@
-"""Checks that metrics agree with each other, and that texts are sampled where some are generated."""
+"""Checks that metrics agree with each other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from peftkit.components import Metric, ModelKind
-from peftkit.errors import comma_separated
+from peftkit.components import Metric
 from peftkit.recipe.partial_recipe import listed
 from peftkit.recipe.recipe import Recipe
 from peftkit.recipe.toml_lines import KeyPath
@@ -28,19 +27,3 @@ def companion_conflicts(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
                     f"{metric.name!r} is shown with {companion.name!r}, which this recipe computes with other options"
                 )
                 yield ("metric", index, "name"), f"{text}; give these metrics the same options"
-
-
-def sampling_conflicts(recipe: Recipe, model: ModelKind | None) -> Iterator[tuple[KeyPath, str]]:
-    """Find out whether texts would be sampled though none are generated.
-
-    Args:
-        recipe: The recipe.
-        model: The kind of model; None if it is not known yet.
-
-    Yields:
-        The path of a key, and what is wrong with it.
-    """
-    fitting = recipe.objectives_for(model) if recipe.evaluate.temperature else ()
-    if fitting and not any(each.generates for each in fitting):
-        names = comma_separated(sorted(repr(each.model_fields["name"].default) for each in fitting))
-        yield ("evaluate", "temperature"), f"has no effect, because {names} generates no text; remove it"
