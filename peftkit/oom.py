@@ -1,10 +1,9 @@
 """Retries with a smaller batch when a device runs out of memory.
 
-``train.step`` retries a step with smaller microbatches, and ``evaluate.evaluator`` an evaluation with fewer rows at a
-time. With several processes, or with DeepSpeed, a step is not retried, since the other processes would wait for this
-one: the run ends and prints settings that need less memory. In an evaluation each process retries by itself.
-``train.build_mac_counter``, ``models.candidate_scoring`` and ``models.method_errors`` only check errors with
-``is_oom``.
+``train.steps.train_step`` retries a step with smaller microbatches, and ``evaluate.evaluator`` an evaluation with fewer
+rows at a time. With several processes, or with DeepSpeed, a step is not retried, since the other processes would wait
+for this one: the run ends and prints settings that need less memory. In an evaluation each process retries by itself.
+Others only check errors with ``is_oom``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,11 @@ SHARED: Mapping[str, tuple[str, ...]] = {
     ),
     "peftkit.tasks.labels": ("read_label", "match_label", "feature_names", "check_label_names", "check_label_order"),
     "peftkit.tasks.prompt_templates": ("fields", "render"),
-    "peftkit.objectives.ranking_objectives": ("RankingObjective", "ClassificationObjective", "MultipleChoiceObjective"),
+    "peftkit.objectives.loglikelihood_ranking": (
+        "RankingObjective",
+        "ClassificationObjective",
+        "MultipleChoiceObjective",
+    ),
     "peftkit.objectives.completions": ("Completion",),
     "peftkit.example_tables": ("NORM_SUFFIX",),
     "peftkit.candidate_choice": ("argmax_candidate",),

@@ -15,7 +15,7 @@ from peftkit.models import BoundObjective
 from peftkit.models.load_base_model import load_objective
 from peftkit.monitor.verbosity import quiet_libraries
 from peftkit.recipe import Recipe
-from peftkit.recipe.compatibility import Conflict
+from peftkit.recipe.conflicts.find_conflicts import Conflict
 
 CHECKED_ROWS = 2000
 """Number of rows of each split that are tokenized; a run tokenizes all."""

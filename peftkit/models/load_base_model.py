@@ -41,7 +41,7 @@ from peftkit.models.method_errors import check_weights, explain_method_errors, w
 from peftkit.models.parameter_counts import count_parameters
 from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
-from peftkit.recipe.compatibility import find_conflicts
+from peftkit.recipe.conflicts.find_conflicts import find_conflicts
 from peftkit.recipe.model_names import architectures_problem, is_local_model, model_kind, model_path
 from peftkit.recipe.recipe_file import format_key
 

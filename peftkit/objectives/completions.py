@@ -10,7 +10,7 @@ from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row, RunSpec, TokenizedRow
 from peftkit.errors import InputError, RowError
 from peftkit.example_tables import NORM_SUFFIX
-from peftkit.objectives.ranking_objectives import ClassificationObjective, MultipleChoiceObjective
+from peftkit.objectives.loglikelihood_ranking import ClassificationObjective, MultipleChoiceObjective
 
 if TYPE_CHECKING:
     from torch import nn

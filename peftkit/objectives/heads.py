@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from peftkit.components import Example, Head, ModelKind, Task
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
-from peftkit.objectives.ranking_objectives import ClassificationObjective, MultipleChoiceObjective
+from peftkit.objectives.loglikelihood_ranking import ClassificationObjective, MultipleChoiceObjective
 
 
 class ClassificationHead(ClassificationObjective):

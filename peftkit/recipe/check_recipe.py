@@ -11,7 +11,7 @@ from peftkit.components import Component, ModelKind, OptionProblem
 from peftkit.distributed import device_requirements as device
 from peftkit.errors import InputError, PeftkitError, PluginError, Problem, RecipeError, summarize_error
 from peftkit.plugins import Registry
-from peftkit.recipe.compatibility import Conflict
+from peftkit.recipe.conflicts.find_conflicts import Conflict
 from peftkit.recipe.evaluation_tasks import EvaluationTask, name_of_table
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
 from peftkit.recipe.model_names import model_config, model_kind

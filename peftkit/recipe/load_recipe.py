@@ -16,8 +16,8 @@ from peftkit.components import Component, Method
 from peftkit.components.method_suggestions import find_spelling
 from peftkit.errors import PluginError, Problem, RecipeError
 from peftkit.plugins import Kind, Registry
-from peftkit.recipe.compatibility import Conflict, find_conflicts, unmeasured_budgets
 from peftkit.recipe.component_validation import LISTED
+from peftkit.recipe.conflicts.find_conflicts import Conflict, find_conflicts, unmeasured_budgets
 from peftkit.recipe.evaluation_tasks import task_tables
 from peftkit.recipe.messages.type_names import Components, aliases, format_value
 from peftkit.recipe.messages.validation_errors import Messages, describe_errors, to_json, type_mismatches

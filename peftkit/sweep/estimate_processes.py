@@ -48,7 +48,7 @@ def start_server() -> Any:
     if can_fork:
         from multiprocessing import forkserver  # which not every system has
 
-        context.set_forkserver_preload(["peftkit.analysis.work_estimate"])
+        context.set_forkserver_preload(["peftkit.sweep.work_estimate"])
         forkserver.ensure_running()
     return context
 
@@ -112,10 +112,10 @@ def _next_group(queue: list[list[str]], queues: Sequence[list[list[str]]]) -> li
 
 def _estimate(connection: Connection) -> None:
     """Estimate runs, as many as there are, and send each outcome."""
-    from peftkit.analysis.work_estimate import WorkEstimator
     from peftkit.plugins import load_registry
     from peftkit.recipe.load_recipe import validate_recipe
     from peftkit.recipe.recipe_file import raw_from_tables
+    from peftkit.sweep.work_estimate import WorkEstimator
 
     registry = load_registry()
     estimator = WorkEstimator(registry)

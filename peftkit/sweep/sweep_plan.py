@@ -30,7 +30,7 @@ from peftkit.sweep.tuning.tuner import Tuner
 from peftkit.sweep.tuning.tuning_stages import TuningTarget
 
 if TYPE_CHECKING:
-    from peftkit.analysis.work_estimate import WorkEstimator
+    from peftkit.sweep.work_estimate import WorkEstimator
 
 LIBRARIES = ("peftkit", "torch", "transformers", "peft")
 """Libraries whose versions the cost of a step depends on. (Its time also depends on the machine.)"""
@@ -259,7 +259,7 @@ class _CostEstimator:
 
     @cached_property
     def _estimator(self) -> WorkEstimator:
-        from peftkit.analysis.work_estimate import WorkEstimator  # imports torch
+        from peftkit.sweep.work_estimate import WorkEstimator  # imports torch
 
         return WorkEstimator(self.registry)
 

@@ -211,3 +211,11 @@ def test_dev_commands_of_the_readme_are_stages_of_the_script() -> None:
     stages = re.findall(r"python3 scripts/dev\.py (\w+)", text)
     assert {"quickstart", "test"} <= set(stages)
     assert [stage for stage in stages if f"def {stage}(" not in script] == []
+
+
+def test_the_files_of_the_architecture_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:peftkit/)?[a-z_]+(?:/[a-z_]+)+)`", text))
+    assert len(named) > 100
+    bases = [ROOT / base for base in ("peftkit", "", "scripts", "tests")]
+    assert sorted(n for n in named if not any((b / n).exists() or (b / f"{n}.py").exists() for b in bases)) == []

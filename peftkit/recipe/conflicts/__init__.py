@@ -1,1 +1,1 @@
-"""Parts of the checks of ``recipe.compatibility``."""
+"""Parts of the checks of ``recipe.conflicts.find_conflicts``."""

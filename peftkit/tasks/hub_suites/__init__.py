@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache, partial
 
 from peftkit.components.component import LazyComponent
-from peftkit.tasks.hub_suites.choice_suites import CHOICE_SUITES
+from peftkit.tasks.hub_suites.commonsense_suites import COMMONSENSE_SUITES
+from peftkit.tasks.hub_suites.glue import GLUE, SUPER_GLUE
 from peftkit.tasks.hub_suites.hub_task import suite_task
 from peftkit.tasks.hub_suites.label_suites import LABEL_SUITES
 from peftkit.tasks.hub_suites.reasoning_suites import REASONING_SUITES
 from peftkit.tasks.hub_suites.text_suites import TEXT_SUITES
 
-SUITES = (*LABEL_SUITES, *CHOICE_SUITES, *TEXT_SUITES, *REASONING_SUITES)
+SUITES = (GLUE, SUPER_GLUE, *LABEL_SUITES, *COMMONSENSE_SUITES, *TEXT_SUITES, *REASONING_SUITES)
 """All suites of hub datasets."""
 
 

@@ -189,3 +189,33 @@ def _describe(suite: HubSuite) -> str:
         by_subset = ", ".join(f"{metric} ({subset})" for subset, metric in metrics.items())
         lines.append(f"The published metric selects the checkpoint: {by_subset}.")
     return f"{suite.summary} ({suite.paper}).\n\n{' '.join(lines)} {suite.note}\n"
+
+
+def sizes(train: int, validation: int, test: int) -> Mapping[str, int]:
+    """Returns the sizes of the three usual splits.
+
+    Args:
+        train: Rows of ``train``.
+        validation: Rows of ``validation``.
+        test: Rows of ``test``.
+    """
+    return {"train": train, "validation": validation, "test": test}
+
+
+def tested_on_validation(dev_fraction: float) -> dict[str, Any]:
+    """Returns the options of a dataset whose published test split has no answers.
+
+    Args:
+        dev_fraction: The share of the training rows that is held out for dev.
+    """
+    return {"test_split": "validation", "dev_fraction": dev_fraction}
+
+
+def pair_columns(text: str, pair: str | None = None) -> dict[str, Any]:
+    """Returns the options that name the columns of a text and of its pair.
+
+    Args:
+        text: The column of the text.
+        pair: The column of its pair; None if there is none.
+    """
+    return {"text_column": text, **({"text_pair_column": pair} if pair else {})}

@@ -6,8 +6,7 @@ from typing import Any
 
 from peftkit.errors import RowError
 from peftkit.tasks.columns import short_repr
-from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite
-from peftkit.tasks.hub_suites.label_suites import sizes, tested_on_validation
+from peftkit.tasks.hub_suites.hub_task import CONVERTED, HubSet, HubSuite, sizes, tested_on_validation
 from peftkit.tasks.span_qa import SpanQa
 from peftkit.tasks.text_tasks.text_generation import TextGeneration
 

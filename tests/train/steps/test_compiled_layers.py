@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.compatibility import find_conflicts
+from peftkit.recipe.conflicts.find_conflicts import find_conflicts
 from peftkit.run_directory import RunDirectory
 from peftkit.train.run import run
 from peftkit.train.steps import compiled_layers

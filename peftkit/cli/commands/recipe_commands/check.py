@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peftkit.components import Task
     from peftkit.recipe import Recipe
     from peftkit.recipe.check_recipe import RecipeReport
-    from peftkit.recipe.compatibility import Conflict
+    from peftkit.recipe.conflicts.find_conflicts import Conflict
 
 
 class CheckCommand(SubCommand):

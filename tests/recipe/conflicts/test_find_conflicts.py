@@ -15,7 +15,7 @@ from peftkit.errors import RecipeError
 from peftkit.objectives import ChoiceRanking
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import Recipe, load_recipe
-from peftkit.recipe.compatibility import find_conflicts, run_spec, unmeasured_budgets
+from peftkit.recipe.conflicts.find_conflicts import find_conflicts, run_spec, unmeasured_budgets
 from peftkit.recipe.model_names import model_config, model_kind
 from peftkit.recipe.tables.train_config import BudgetConfig, DeepSpeedConfig
 from tests.recipe.conftest import CheckErrors

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from peftkit.analysis.cost_estimate import estimate_cost
-from peftkit.analysis.work_estimate import WorkEstimator
 from peftkit.errors import PeftkitError
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models.load_base_model import apply_method
 from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe
+from peftkit.sweep.work_estimate import WorkEstimator
 from peftkit.train.build_mac_counter import create_mac_counter
 from tests.conftest import exhaustive_unless_quick
 from tests.tiny_runs import Make
@@ -89,7 +89,7 @@ def test_a_method_is_counted_once_for_all_tasks_with_weights_too(
         counters.append(arguments)
         return create_mac_counter(*arguments, **options)
 
-    monkeypatch.setattr("peftkit.analysis.work_estimate.create_mac_counter", note)
+    monkeypatch.setattr("peftkit.sweep.work_estimate.create_mac_counter", note)
     estimator = WorkEstimator(registry)
     for task in TASKS:
         recipe = make("decoder", f"task.name={task}", f"method.name={method}", f"method.{option}")
@@ -106,7 +106,7 @@ def test_a_method_is_applied_once_for_all_tasks_of_a_language_model(
         applied.append(f"{recipe.method.name} on {recipe.task.name}")
         return apply_method(recipe, *arguments)
 
-    monkeypatch.setattr("peftkit.analysis.work_estimate.apply_method", note)
+    monkeypatch.setattr("peftkit.sweep.work_estimate.apply_method", note)
     estimator = WorkEstimator(registry)
     for method in ("lora", "full"):
         for kind in ("decoder", "encoder"):

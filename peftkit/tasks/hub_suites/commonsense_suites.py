@@ -1,12 +1,12 @@
-"""Suites of multiple choice, the most of which are the tests of Commonsense170K (Hu et al., 2023)."""
+"""The tests of Commonsense170K (Hu et al., 2023): BoolQ, PIQA, SIQA, HellaSwag, WinoGrande, ARC and OpenBookQA."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from peftkit.tasks.hub_suites.hub_task import HubSet, HubSuite
-from peftkit.tasks.hub_suites.label_suites import sizes, tested_on_validation
+from peftkit.tasks.hub_suites.hub_task import HubSet, HubSuite, pair_columns, sizes, tested_on_validation
 from peftkit.tasks.multiple_choice import MultipleChoice
+from peftkit.tasks.text_tasks.text_classification import TextClassification
 
 LISTED = {"choices_column": "choices.text", "choice_labels_column": "choices.label"}
 ANSWER_KEY = {"answer_column": "answerKey", "answer_is": "label"}
@@ -17,6 +17,27 @@ PUBLISHED = "Dev and test are the published ones."
 def _choice(path: str, options: dict[str, Any], **more: Any) -> HubSet:
     return HubSet(base=MultipleChoice, path=path, options=options, metric="accuracy", repeated_choices=True, **more)
 
+
+BOOLQ = HubSuite(
+    name="boolq",
+    summary="Question about a passage → yes or no",
+    paper="BoolQ, Clark et al., 2019",
+    licence="CC BY-SA 3.0",
+    note="The published validation split is test, and 10 % of the training rows are dev.",
+    sets={
+        "": HubSet(
+            base=TextClassification,
+            path="google/boolq",
+            options={
+                **{**pair_columns("passage", "question"), "label_column": "answer", "label_names": ("False", "True")},
+                **{"verbalisers": {"False": "no", "True": "yes"}, **tested_on_validation(0.1)},
+            },
+            template="question: {text_pair} passage: {text}",
+            metric="accuracy",
+            sizes={"train": 9427, "validation": 3270},
+        )
+    },
+)
 
 HELLASWAG = HubSuite(
     name="hellaswag",
@@ -123,4 +144,4 @@ WINOGRANDE = HubSuite(
     },
 )
 
-CHOICE_SUITES = (HELLASWAG, PIQA, SOCIAL_I_QA, AI2_ARC, OPENBOOKQA, WINOGRANDE)
+COMMONSENSE_SUITES = (BOOLQ, HELLASWAG, PIQA, SOCIAL_I_QA, AI2_ARC, OPENBOOKQA, WINOGRANDE)
