@@ -8,15 +8,15 @@ from typing import Any
 from peftkit.compare.comparison import Comparison, MethodRow
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.learning_curves import cost, peak_memory
-from peftkit.compare.output.figure_style import COLOURS, MARKERS, NAMES, draw_levels, subplots
+from peftkit.compare.output.figure_style import COLOURS, DOTTED, LABEL_DISTANCE, MARKERS, NAMES, draw_levels, subplots
 from peftkit.compare.output.label_layout import label_points, panel_height
-from peftkit.compare.recorded_baselines import mean_baseline_scores
+from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
 from peftkit.errors import InputError
 
 FRONT = {"color": "#333333", "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
 
 EQUAL = 1.1
-"""Costs whose ratio is less are drawn from zero on."""
+"""Costs whose ratio is less are about the same."""
 
 
 def draw_costs(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, Any]]:
@@ -45,7 +45,7 @@ def draw_costs(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, A
 
 
 def draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
-    """Draw the score and the cost of each method, and the Pareto front.
+    """Draw the score and the cost of each method, and the Pareto front; where all cost the same, a row per method.
 
     Args:
         group: The runs.
@@ -54,28 +54,57 @@ def draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
     Returns:
         A matplotlib figure.
     """
+    summaries = (run.summary for runs in group.runs.values() for run in runs.values())
+    baselines = mean_baseline_scores(summaries, comparison.metric, "test")
+    costs = [row.cost for row in comparison.lines]
+    if len(costs) > 1 and max(costs) < EQUAL * min(costs):
+        return _draw_rows(comparison, baselines)
+    return _draw_scatter(comparison, baselines)
+
+
+def _draw_scatter(comparison: Comparison, baselines: Mapping[str, float]) -> Any:
     rows = comparison.lines
     figure, panel = subplots(figsize=(6.4, panel_height(len(rows), 3.4) + 0.9))
     for index, row in enumerate(rows):
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         panel.errorbar(row.cost, row.score, _error_bars(row), alpha=0.6, markersize=4, linewidth=0.8, **look)
-    front = sorted((row.cost, row.score) for row in rows if row.method in comparison.fronts.get(comparison.by, ()))
+    on_front = comparison.fronts.get(comparison.by, ())
+    front = sorted((row.cost, row.score) for row in rows if row.method in on_front)
     if front:
         end = max(row.cost for row in rows)
         costs, scores = [*(x for x, _ in front), end], [*(y for _, y in front), front[-1][1]]
         panel.plot(costs, scores, drawstyle="steps-post", gid="front", **FRONT)
-    panel.set(
-        xlabel=NAMES.get(comparison.by, comparison.by),
-        ylabel=f"{comparison.test_split} {comparison.metric}",
-    )
-    summaries = (run.summary for runs in group.runs.values() for run in runs.values())
-    draw_levels(panel, mean_baseline_scores(summaries, comparison.metric, "test"))
-    if max(row.cost for row in rows) < EQUAL * min(row.cost for row in rows):
-        panel.set_xlim(0, None)  # differences of less than a step are no differences
+    panel.set(xlabel=NAMES.get(comparison.by, comparison.by), ylabel=_score_name(comparison))
+    draw_levels(panel, baselines)
     dashed = "dashed: Pareto front" if front else "no method is surely on the Pareto front"
-    intervals = "bars: 95 % intervals; " if any(row.low is not None for row in rows) else ""
-    _title(figure, comparison, f"score and cost\n{intervals}{dashed}")
+    _title(figure, comparison, f"score and cost\n{_intervals(comparison)}{dashed}")
     label_points(figure, panel, [(row.method, row.cost, row.score) for row in rows])
+    return figure
+
+
+def _draw_rows(comparison: Comparison, baselines: Mapping[str, float]) -> Any:
+    """A row per method, the best on top: of methods that cost the same, only the score tells them apart."""
+    rows = comparison.lines[::-1]
+    figure, panel = subplots(figsize=(6, 1.2 + 0.19 * len(rows)))
+    front = comparison.fronts.get(comparison.by, ())
+    for place, row in enumerate(rows):
+        colour = COLOURS[0] if row.method in front else "#777777"
+        bars = _error_bars(row)
+        panel.errorbar(row.score, place, xerr=bars, color=colour, marker="o", markersize=4, linewidth=0.9)
+    panel.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=7)
+    for value in baselines.values():
+        panel.axvline(value, **DOTTED)
+    low, high = panel.get_xlim()
+    for name, value in merge_close_labels(baselines, LABEL_DISTANCE * (high - low)):
+        panel.annotate(
+            f" {name}", (value, 0), xycoords=panel.get_xaxis_transform(), fontsize=6, rotation=90, ha="right"
+        )
+    panel.set(xlabel=_score_name(comparison), ylim=(-0.8, len(rows) - 0.2))
+    panel.grid(axis="y", visible=False)
+    cost_range = " – ".join(f"{end(row.cost for row in rows):,.4g}" for end in (min, max))
+    blue = "blue: on the Pareto front" if front else "no method is surely on the Pareto front"
+    name = NAMES.get(comparison.by, comparison.by)
+    _title(figure, comparison, f"score at {cost_range} {name}\n{_intervals(comparison)}{blue}")
     return figure
 
 
@@ -149,6 +178,14 @@ def training_memory(costs: Sequence[Mapping[str, Any]]) -> float | None:
             return None
         parts.append(max(0.0, peak - float(before)))
     return sum(parts) / len(parts) if parts else None
+
+
+def _score_name(comparison: Comparison) -> str:
+    return f"{comparison.test_split} {comparison.metric}"
+
+
+def _intervals(comparison: Comparison) -> str:
+    return "bars: 95 % intervals; " if any(row.low is not None for row in comparison.lines) else ""
 
 
 def _title(figure: Any, comparison: Comparison, text: str) -> None:

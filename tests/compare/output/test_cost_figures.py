@@ -80,6 +80,20 @@ def test_the_front_is_drawn_by_the_cost_of_runs(plant: Plant) -> None:
 
 
 @pytest.mark.slow
+def test_methods_of_equal_cost_have_a_row_each(plant: Plant) -> None:
+    for seed in (1, 2):
+        plant("lora", seed, [0.2, 0.9])
+        path = plant("ia3", seed, [0.2, 0.5], constant=0.3)
+    [group] = group_runs(find_runs([path.parent])[0])
+    with figure_style():
+        figure = draw_pareto(group, compare(group))
+    [panel] = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["ia3", "lora"], "the best on top"
+    assert [text.get_text() for text in panel.texts] == [" constant"]
+    assert "score at 1 – 1 GMACs" in figure.get_suptitle()
+
+
+@pytest.mark.slow
 def test_pgf_needs_no_latex_and_escapes_names(compared: tuple[RunGroup, Comparison], tmp_path: Path) -> None:
     with figure_style():
         [file] = save_figure(draw_pareto(*compared), tmp_path / "pareto", ["pgf"])
