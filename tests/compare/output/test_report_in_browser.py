@@ -256,6 +256,28 @@ def test_tasks_and_figures_follow_the_choice(few: Path, browser: Any) -> None:
     assert browser.get_log("browser") == []
 
 
+def test_probes_add_a_figure_of_learning_and_forgetting(few: Path, browser: Any, tmp_path: Path) -> None:
+    text = few.read_text(encoding="utf-8")
+    rows = [
+        {"label": name, "on_front": name != "ia3", "score": score, "low": score - 0.1, "high": score + 0.1}
+        | {"forgotten": forgotten, "forgotten_low": forgotten - 0.01, "forgotten_high": forgotten + 0.01}
+        for name, score, forgotten in (("full", 0.9, 0.2), ("lora", 0.7, 0.05), ("ia3", 0.5, 0.06))
+    ]
+    retention = {"prose": {"metric": "loss", "relative": True, "rows": rows}}
+    assert text.count('"retention":{}') == 2
+    page = tmp_path / "probes.html"
+    page.write_text(text.replace('"retention":{}', f'"retention":{json.dumps(retention)}'), encoding="utf-8")
+    for width in (400, 1400):
+        open_page(browser, page, width)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        count = "return document.querySelectorAll('#retention .mark, #retention .whisker').length"
+        assert browser.execute_script(count) == 9, "a mark and two intervals for each method"
+        assert labels_and_misplaced(browser)[1] == []
+    caption = browser.execute_script("return document.getElementById('c-retention').textContent")
+    assert "No method learns more and forgets less than: full, lora." in caption
+    assert browser.get_log("browser") == []
+
+
 def test_budget_costs_seconds_and_predictions(few: Path, browser: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
