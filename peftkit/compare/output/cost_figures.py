@@ -83,7 +83,7 @@ def _draw_scatter(comparison: Comparison, baselines: Mapping[str, float]) -> Any
 
 
 def _draw_rows(comparison: Comparison, baselines: Mapping[str, float]) -> Any:
-    """A row per method, the best on top: of methods that cost the same, only the score tells them apart."""
+    """A row per method, the best on top: methods that cost the same differ in their score only."""
     rows = comparison.lines[::-1]
     figure, panel = subplots(figsize=(6, 1.2 + 0.19 * len(rows)))
     front = comparison.fronts.get(comparison.by, ())

@@ -39,12 +39,12 @@ def misplaced_labels(figure: Any) -> list[str]:
     labels = [text for panel in figure.axes for text in panel.texts if getattr(text, "arrow_patch", None)]
     boxes = {text: Text.get_window_extent(text, renderer) for text in labels}  # without their leader lines
     width, height = figure.bbox.size
-    found = [
+    misplaced = [
         f"{text.get_text()} leaves the figure"
         for text, box in boxes.items()
         if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
     ]
-    return found + [
+    return misplaced + [
         f"{a.get_text()} is on {b.get_text()}"
         for (a, one), (b, other) in combinations(boxes.items(), 2)
         if one.x0 < other.x1 and other.x0 < one.x1 and one.y0 < other.y1 and other.y0 < one.y1
