@@ -28,6 +28,8 @@ class Method(Component):
     """Whether it can train on top of 4-bit or 8-bit weights, which cannot be trained themselves."""
     merge_tolerance: ClassVar[float] = 1e-5
     """The largest allowed difference in logits before and after merging, in float32."""
+    mergeable: ClassVar[bool] = True
+    """Whether ``merge`` can merge it into a model's weights; False if it rejects every model."""
     stochastic_because: ClassVar[str] = ""
     """Why results depend on the microbatch size, if the forward pass is random even without dropout; usually empty."""
     search_space: ClassVar[SearchSpace] = MATRICES

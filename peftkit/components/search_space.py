@@ -67,3 +67,22 @@ SCALES: SearchSpace = {"train.learning_rate": Range(1e-4, 1.0, log=True)}
 """A few scaling factors or coefficients that act on whole rows or matrices, as in IA3, VeRA and FourierFT."""
 PROMPTS: SearchSpace = {"train.learning_rate": Range(3e-4, 3.0, log=True)}
 """Trained input embeddings, as in prompt tuning."""
+FAMILIES: Mapping[str, SearchSpace] = {
+    "weights": WEIGHTS,
+    "rotations": ROTATIONS,
+    "matrices": MATRICES,
+    "vectors": VECTORS,
+    "scales": SCALES,
+    "prompts": PROMPTS,
+}
+"""What a method trains, by the range of its learning rate."""
+
+
+def find_family(space: SearchSpace) -> str:
+    """Return the family, of ``FAMILIES``, whose range of learning rates a search space has; empty if none has it.
+
+    Args:
+        space: The search space of a method.
+    """
+    rate = space.get("train.learning_rate")
+    return next((name for name, each in FAMILIES.items() if each["train.learning_rate"] == rate), "")

@@ -17,7 +17,8 @@ class PeakMemory(Meter):
 
     Device memory is what torch allocated for tensors; host memory is the resident set size of the process. Evaluation
     between steps is not included. The host's peak can be reset on Linux only; elsewhere it is the peak since the
-    process started, including loading the model.
+    process started, including loading the model. Where it can be reset, what the process held before its first step is
+    recorded too: libraries and the model.
     """
 
     name: Literal["peak_memory"] = "peak_memory"
@@ -26,12 +27,14 @@ class PeakMemory(Meter):
 
     _device: int = 0
     _host: int = 0
+    _before: int = 0
 
     def on_step_start(self) -> None:
         """Reset the peaks."""
         import torch
 
-        reset_host_peak()
+        if reset_host_peak() and not self._before:
+            self._before = host_peak()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -44,8 +47,10 @@ class PeakMemory(Meter):
             self._device = max(self._device, torch.cuda.max_memory_allocated())
 
     def totals(self) -> dict[str, float]:
-        """Return ``peak_host_bytes``, and ``peak_device_bytes`` if there is a GPU."""
+        """Return ``peak_host_bytes``, ``host_bytes_before_training``, and ``peak_device_bytes`` if there is a GPU."""
         peaks = {"peak_host_bytes": float(self._host or host_peak())}
+        if self._before:
+            peaks["host_bytes_before_training"] = float(self._before)
         return peaks | ({"peak_device_bytes": float(self._device)} if self._device else {})
 
 
@@ -59,7 +64,9 @@ def host_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def reset_host_peak() -> None:
-    """Reset the peak resident set size of this process to its current size, if the system supports it."""
+def reset_host_peak() -> bool:
+    """Reset the peak resident set size of this process to its current size; return whether the system can do so."""
     with suppress(OSError):  # not Linux, or not allowed
         CLEAR_REFS.write_text("5\n", encoding="ascii")  # proc(5): resets only the peak resident set size
+        return True
+    return False

@@ -245,6 +245,7 @@ class PeftMethod(Method):
 class PromptMethod(PeftMethod):
     """A method that prepends trained vectors to those of the text."""
 
+    mergeable: ClassVar[bool] = False
     excluded_options: ClassVar[frozenset[str]] = frozenset(
         {"token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"}
     )

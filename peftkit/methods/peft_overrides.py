@@ -45,6 +45,7 @@ class Adamss(PeftMethod):
 class AdaptionPrompt(PeftMethod):
     """Trained prompts in the attention layers with zero-initialized gates (LLaMA-Adapter, Zhang et al., 2023)."""
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "ADAPTION_PROMPT"
     excluded_options: ClassVar[frozenset[str]] = frozenset({"target_modules"})
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (
@@ -83,6 +84,7 @@ class Boft(PeftMethod):
 class Cpt(PeftMethod):
     """Trained perturbations of the embeddings of a fixed context (context-aware prompt tuning, Blau et al., 2024)."""
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "CPT"
     excluded_options: ClassVar[frozenset[str]] = PromptMethod.excluded_options | {
         *("num_virtual_tokens", "tokenizer_name_or_path"),
@@ -109,6 +111,7 @@ class Cpt(PeftMethod):
 class Lily(PeftMethod):
     """Low-rank updates with projections that layers share through a router (Lily, Zhong et al., 2024)."""
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "LILY"
 
     name: Literal["lily"] = "lily"
@@ -198,6 +201,7 @@ class Poly(PeftMethod):
     peftkit trains the first task only.
     """
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "POLY"
 
     name: Literal["poly"] = "poly"
@@ -225,6 +229,7 @@ class Shadow(PeftMethod):
     The copy's own loss is added to the training loss, and not to the recorded loss.
     """
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "SHADOW"
     incompatibilities: ClassVar[tuple[Incompatibility, ...]] = (DECODERS,)
     tiny_options: ClassVar[Mapping[str, Any]] = {"shadow_dropout": 0.0}  # each process samples its own
@@ -288,6 +293,7 @@ class Cartridge(LearnedKVPrefix):
 class XLora(PeftMethod):
     """A trained mixture of existing LoRA adapters (X-LoRA, Buehler and Buehler, 2024)."""
 
+    mergeable: ClassVar[bool] = False
     peft_type: ClassVar[str] = "XLORA"
     excluded_options: ClassVar[frozenset[str]] = frozenset(
         {

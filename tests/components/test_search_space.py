@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from peftkit import PublishedRate, Range
 from peftkit.components import Method
-from peftkit.components.search_space import MATRICES
+from peftkit.components.search_space import FAMILIES, MATRICES, SearchSpace, find_family
+from peftkit.plugins import load_registry
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,27 @@ def test_invalid_ranges_are_rejected(low: float, high: float, log: bool) -> None
 def test_the_default_search_space_is_that_of_new_matrices() -> None:
     assert Method.search_space == MATRICES
     assert Method.published_rates == ()
+
+
+@pytest.mark.parametrize(("name", "space"), FAMILIES.items())
+def test_a_family_is_found_by_its_range(name: str, space: SearchSpace) -> None:
+    assert find_family(space) == name
+    assert find_family({**space, "method.r": Range(1, 8)}) == name
+    assert find_family({"train.learning_rate": Range(1e-3, 2e-3)}) == ""
+    assert find_family({}) == ""
+
+
+def test_registered_methods_have_a_family_and_are_mergeable_where_a_measurement_merged_them() -> None:
+    """``docs/support.json`` has what merging did on each architecture."""
+    support = json.loads((Path(__file__).parents[2] / "docs" / "support.json").read_text(encoding="utf-8"))
+    outcomes: dict[str, set[str]] = {}
+    for methods in support.values():
+        for name, architectures in methods.items():
+            cells = [each.get("merges", {}).get("outcome") for each in architectures.values()]
+            outcomes.setdefault(name, set()).update(cells)
+    registered = {name: entry.component for name, entry in load_registry().all("method", presets=False).items()}
+    compared = [name for name in registered if name in outcomes]
+    assert len(compared) > 40
+    wrong = [name for name in compared if registered[name].mergeable != ("works" in outcomes[name])]
+    assert wrong == []
+    assert [name for name in compared if not find_family(registered[name].search_space)] == []

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from peftkit.compare.recorded_baselines import merge_close_labels
 from peftkit.errors import RunError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b", "#7f7f7f")  # Okabe, Ito (2008)
 DASHES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "D", "^")
+DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}
+LABEL_DISTANCE = 0.04
+"""Baselines closer than this share of the panel's height share a label."""
 NAMES = {
     "gmacs": "GMACs",
     "gmacs_with_tuning": "GMACs with tuning",
@@ -29,6 +33,29 @@ def line_look(index: int) -> dict[str, Any]:
         index: its number, from 0.
     """
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+
+
+def draw_levels(panel: Any, scores: Mapping[str, float]) -> None:
+    """Draw dotted, labelled lines at scores, such as those of the input-blind baselines.
+
+    Args:
+        panel: the axes.
+        scores: the scores by name.
+    """
+    for value in scores.values():
+        panel.axhline(value, **DOTTED)
+    low, high = panel.get_ylim()
+    for names, value in merge_close_labels(scores, LABEL_DISTANCE * (high - low)):
+        panel.annotate(
+            names,
+            (1, value),
+            xycoords=panel.get_yaxis_transform(),
+            xytext=(-2, 1),
+            textcoords="offset points",
+            horizontalalignment="right",
+            fontsize=6,
+            color=DOTTED["color"],
+        )
 
 
 @contextmanager

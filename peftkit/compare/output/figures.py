@@ -11,23 +11,30 @@ from typing import Any
 import numpy as np
 
 from peftkit.compare.across import BY_SCORE, AcrossTasks, compare_across_tasks, describe_tasks
-from peftkit.compare.comparison import Comparison, MethodRow, compare
+from peftkit.compare.comparison import Comparison, compare
 from peftkit.compare.input.groups import RunGroup
 from peftkit.compare.input.load_runs import LoadedRun
 from peftkit.compare.learning_curves import cost, has_cost
 from peftkit.compare.output.across_pages import render as render_across
-from peftkit.compare.output.figure_style import COLOURS, MARKERS, NAMES, figure_style, line_look, subplots
+from peftkit.compare.output.cost_figures import draw_costs, draw_pareto
+from peftkit.compare.output.figure_files import save_figure
+from peftkit.compare.output.figure_style import (
+    COLOURS,
+    MARKERS,
+    NAMES,
+    draw_levels,
+    figure_style,
+    line_look,
+    subplots,
+)
 from peftkit.compare.output.forgetting_figures import common_probes, draw_forgetting
 from peftkit.compare.output.table_formats import render
-from peftkit.compare.recorded_baselines import mean_baseline_scores, merge_close_labels
+from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import RegretCurves, regret_curves
 from peftkit.compare.retention.forgetting import choose_probe
 from peftkit.compare.run_curve import RunCurve
 from peftkit.errors import InputError, RunError
 
-DOTTED = {"color": "#555555", "linewidth": 0.7, "linestyle": (0, (1, 2)), "zorder": 0}
-LABEL_DISTANCE = 0.04
-"""Baselines closer than this share of the panel's height share a label."""
 MAX_METHODS = 8
 """The most methods per figure, so that lines stay distinguishable: the best ones and the baseline are drawn."""
 COST_AXES = ("gmacs", "gmacs_with_tuning", "seconds", "wall_seconds", "samples", "tokens", "joules")
@@ -39,7 +46,7 @@ def draw_figures(groups: Sequence[RunGroup], folder: Path, forms: Sequence[str],
     Args:
         groups: the runs, one group per task and model.
         folder: where the files are written; created if it does not exist.
-        forms: file formats: ``svg``, ``png``, ``pdf``.
+        forms: file formats, of ``figure_files.FORMS``.
         options: keyword arguments of ``compare``.
 
     Returns:
@@ -65,13 +72,13 @@ def _write_figures(
         comparison = compare(group, **options)
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group.task}-{Path(group.model).name}")
         for name, figure in _draw_group(group, comparison):
-            files += _save(figure, folder / f"{stem}-{name}", forms)
+            files += save_figure(figure, folder / f"{stem}-{name}", forms)
         files.append(folder / f"{stem}.tex")
         files[-1].write_bytes(render([comparison], "latex"))
     across_tasks = _compare_across(groups, options)
     if across_tasks:
         if across_tasks.decided_by == BY_SCORE:
-            files += _save(_draw_profiles(across_tasks), folder / "across-profile", forms)
+            files += save_figure(_draw_profiles(across_tasks), folder / "across-profile", forms)
         files.append(folder / "across.tex")
         files[-1].write_bytes(render_across(across_tasks, "latex"))
     return files
@@ -100,7 +107,7 @@ def draw_comparison(group: RunGroup, comparison: Comparison, kind: str, probe: s
         raise InputError(f"{comparison.by!r} does not grow in the course of a run; draw 'pareto' instead of 'curves'")
     with figure_style():
         if kind == "pareto":
-            figure = _draw_pareto(group, comparison)
+            figure = draw_pareto(group, comparison)
         elif kind == "forgetting":
             figure = draw_forgetting(group, comparison, _choose_methods(comparison), choose_probe(group, probe))
         else:
@@ -130,30 +137,11 @@ def draw_run(curve: RunCurve, by: str, title: str) -> Any:
             look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
             panel.plot(costs, scores, markersize=3, label=split, **look)
         panel.set(xlabel=NAMES.get(by, by), ylabel=curve.metric)
-        _draw_levels(panel, curve.baselines)
+        draw_levels(panel, curve.baselines)
         figure.legend(loc="outside right center", fontsize=8)
         figure.suptitle(title, fontsize=10)
         figure.draw_without_rendering()
         return figure
-
-
-def _save(figure: Any, path: Path, forms: Sequence[str]) -> list[Path]:
-    """Write a figure in each format, without dates so that files are reproducible.
-
-    Args:
-        figure: a matplotlib figure.
-        path: the path without a suffix.
-        forms: file formats.
-
-    Returns:
-        The paths of the files.
-    """
-    files = []
-    for form in forms:
-        files.append(path.with_name(f"{path.name}.{form}"))
-        metadata = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else None
-        figure.savefig(files[-1], metadata=metadata, dpi=160)
-    return files
 
 
 def _compare_across(groups: Sequence[RunGroup], options: Mapping[str, Any]) -> AcrossTasks | None:
@@ -179,18 +167,7 @@ def _draw_group(group: RunGroup, comparison: Comparison) -> Iterator[tuple[str, 
     for axis in COST_AXES:
         if all(has_cost(run, axis) for label in chosen for run in group.runs[label].values()):
             yield f"curves-{axis}", _draw_curves(group, comparison, chosen, axis)
-    per_step = {row.method: _cost_per_step(group, row.method, "gmacs") for row in comparison.lines}
-    base = per_step.get(comparison.baseline or "")
-    if all(per_step.values()):  # imported results may lack MACs
-        yield "gmacs-per-step", _draw_bars(per_step, "GMACs per step")
-        yield "speed", _draw_speed(group, comparison, per_step)
-    if base and all(per_step.values()):
-        relative = {label: value / base for label, value in per_step.items()}
-        yield "gmacs-per-step-relative", _draw_bars(relative, f"GMACs per step, {comparison.baseline} = 1")
-    memory = {row.method: row.peak_memory / 2**30 for row in comparison.lines if row.peak_memory is not None}
-    if memory:
-        yield "memory", _draw_bars(memory, "peak memory (GiB)")
-    yield "pareto", _draw_pareto(group, comparison)
+    yield from draw_costs(group, comparison)
     for name in common_probes(group):
         yield f"forgetting-{name}", draw_forgetting(group, comparison, chosen, name)
     tried = regret_curves(group)
@@ -267,63 +244,10 @@ def _score_curve(run: LoadedRun, axis: str, split: str, metric: str) -> tuple[An
     return np.array([cost(row, axis) for row in rows]), np.array([float(row[split][metric]) for row in rows])
 
 
-def _draw_bars(values: dict[str, float], name: str) -> Any:
-    order = sorted(values, key=values.__getitem__)
-    figure, panel = subplots(figsize=(6, 0.6 + 0.24 * len(order)))
-    bars = panel.barh(order, [values[label] for label in order], color=COLOURS[0])
-    panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
-    panel.set(xlabel=name)
-    panel.grid(axis="y", visible=False)
-    panel.margins(x=0.12)
-    return figure
-
-
-def _draw_speed(group: RunGroup, comparison: Comparison, per_step: dict[str, float]) -> Any:
-    """Seconds against GMACs per step: with equal hardware utilization, all methods lie on one line."""
-    figure, panel = subplots(figsize=(6, 4.2))
-    for index, row in enumerate(comparison.lines):
-        x, y = per_step[row.method], _cost_per_step(group, row.method, "seconds")
-        panel.scatter(x, y, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], s=22)
-        panel.annotate(row.method, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
-    panel.set(xlabel="GMACs per step", ylabel="seconds per step")
-    return figure
-
-
 def _draw_baselines(panel: Any, group: RunGroup, metric: str, split: str) -> None:
     """Dotted, labelled lines at the scores of the input-blind baselines."""
     summaries = (run.summary for runs in group.runs.values() for run in runs.values())
-    _draw_levels(panel, mean_baseline_scores(summaries, metric, split))
-
-
-def _draw_levels(panel: Any, scores: Mapping[str, float]) -> None:
-    for value in scores.values():
-        panel.axhline(value, **DOTTED)
-    low, high = panel.get_ylim()
-    for names, value in merge_close_labels(scores, LABEL_DISTANCE * (high - low)):
-        panel.annotate(
-            names,
-            (1, value),
-            xycoords=panel.get_yaxis_transform(),
-            xytext=(-2, 1),
-            textcoords="offset points",
-            horizontalalignment="right",
-            fontsize=6,
-            color=DOTTED["color"],
-        )
-
-
-def _draw_pareto(group: RunGroup, comparison: Comparison) -> Any:
-    figure, panel = subplots(figsize=(6, 4.2))
-    for index, row in enumerate(comparison.lines):
-        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        panel.errorbar(row.cost, row.score, _error_bars(row), alpha=0.5, **look)
-        panel.annotate(row.method, (row.cost, row.score), xytext=(4, 2), textcoords="offset points", fontsize=6)
-    panel.set(
-        xlabel=NAMES.get(comparison.by, comparison.by),
-        ylabel=f"{comparison.test_split} {comparison.metric}",
-    )
-    _draw_baselines(panel, group, comparison.metric, "test")
-    return figure
+    draw_levels(panel, mean_baseline_scores(summaries, metric, split))
 
 
 def _draw_profiles(aggregate: AcrossTasks) -> Any:
@@ -339,18 +263,3 @@ def _draw_profiles(aggregate: AcrossTasks) -> Any:
     more = f", the best {MAX_METHODS} of {len(aggregate.lines)}" if len(aggregate.lines) > MAX_METHODS else ""
     figure.suptitle(f"{describe_tasks(aggregate.deciding_tasks)}{more}", fontsize=10)
     return figure
-
-
-def _error_bars(row: MethodRow) -> Any:
-    if row.low is None or row.high is None:
-        return None
-    return [[max(0.0, row.score - row.low)], [max(0.0, row.high - row.score)]]
-
-
-def _cost_per_step(group: RunGroup, label: str, axis: str) -> float:
-    runs = group.runs[label].values()
-    steps = sum(float(run.evaluations[-1]["step"]) for run in runs)
-    try:
-        return sum(cost(run.evaluations[-1], axis) for run in runs) / steps if steps else 0.0
-    except InputError:
-        return 0.0

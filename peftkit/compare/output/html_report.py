@@ -69,7 +69,8 @@ def render_report(
         lead=f"{runs} runs of {methods} methods, {tasks} {'task' if tasks == 1 else 'tasks'}. "
         f"{scores} of the checkpoint selected on dev; costs of training only.",
         verdicts="\n".join(_verdict(number, comparison) for number, comparison in enumerate(comparisons)),
-        verified="" if verified is None else _verified(groups, verified),
+        alert="" if verified is None else _verification_alert(verified),
+        verified="" if verified is None else _verification(groups, verified),
         tables="\n".join(_comparison_table(number, comparison) for number, _, comparison in numbered),
         foot=html.escape(
             f"peftkit {__version__}; {len(environments)} environments, listed under Recipes and environments."
@@ -143,23 +144,30 @@ def _retention(group: RunGroup, comparison: Comparison, probe: str) -> str:
     return _table(page.title, page.rows, page.notes)
 
 
-def _verified(groups: Sequence[RunGroup], verified: Mapping[Path, Verification]) -> str:
-    """The result of ``verify`` for each run, below a warning if any value differs."""
-    rows: list[TableRow] = [("method", "seed", "run", "verified", "not recomputable")]
-    for group in groups:
-        for label, runs in group.runs.items():
-            for seed, run in runs.items():
-                result = verified[run.path]
-                rows.append((label, str(seed), run.path.name, result.verdict, ". ".join(result.missing)))
+def _verification_alert(verified: Mapping[Path, Verification]) -> str:
+    """A warning at the top of the page if any value differs."""
     differing = sum(bool(result.with_status("differs")) for result in verified.values())
-    warning = (
+    if not differing:
+        return ""
+    return (
         f'<p role="alert" class="alert"><strong>Not verified:</strong> recorded values of {differing} of '
         f"{len(verified)} runs differ from the recomputed ones; see Verification.</p>"
     )
+
+
+def _verification(groups: Sequence[RunGroup], verified: Mapping[Path, Verification]) -> str:
+    """The result of ``verify`` for each run."""
+    head: TableRow = ("method", "seed", "run", "verified", "not recomputable")
+    runs = [(label, seed, run.path) for group in groups for label, by in group.runs.items() for seed, run in by.items()]
+    runs.sort(key=lambda each: not verified[each[2]].with_status("differs"))  # the page shows the first rows only
+    rows = [
+        (label, str(seed), path.name, verified[path].verdict, ". ".join(verified[path].missing))
+        for label, seed, path in runs
+    ]
     remarks = list(dict.fromkeys(note for result in verified.values() for note in result.notes))
-    table = _table("Scores, losses, curves, MACs and data of each run, recomputed", rows, remarks)
-    head = '<h2 id="h-verified">Verification</h2>'
-    return f'{warning if differing else ""}<section aria-labelledby="h-verified">{head}{table}</section>'
+    table = _table("Scores, losses, curves, MACs and data of each run, recomputed", [head, *rows], remarks)
+    heading = '<h2 id="h-verified">Verification</h2>'
+    return f'<section aria-labelledby="h-verified">{heading}{table}</section>'
 
 
 def _table(

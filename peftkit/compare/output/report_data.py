@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -20,7 +21,10 @@ from peftkit.compare.output.report_predictions import collect_predictions
 from peftkit.compare.recorded_baselines import mean_baseline_scores
 from peftkit.compare.regret import regret_curves
 from peftkit.compare.retention.frontier import compare_retention
+from peftkit.components import Method
+from peftkit.components.search_space import find_family
 from peftkit.errors import InputError
+from peftkit.plugins import Registry, load_registry
 
 CURVES = ("gmacs", "gmacs_with_tuning", "seconds", "wall_seconds", "samples", "tokens", "joules")
 """Costs that grow in the course of a run."""
@@ -124,7 +128,22 @@ def _method(
         "environment": _digest(first.environment),
         "note": " ".join(_remarks(row, first)),
         "at_edge": bool(row.at_edge),
+        **_kind(str(first.recipe.get("method", {}).get("name"))),
     }
+
+
+def _kind(method: str) -> dict[str, Any]:
+    """What a method trains, and whether it can be merged; None of a method that is not installed."""
+    entry = _registry().all("method").get(method)
+    component = entry.component if entry else None
+    if component is None or not issubclass(component, Method):
+        return {"family": None, "mergeable": None}
+    return {"family": find_family(component.search_space) or None, "mergeable": component.mergeable}
+
+
+@cache
+def _registry() -> Registry:
+    return load_registry()
 
 
 def seconds_by_part(runs: Mapping[int, LoadedRun]) -> dict[str, float]:

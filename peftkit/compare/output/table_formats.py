@@ -239,16 +239,18 @@ def _markdown(page: Page) -> str:
 
 def _latex(page: Page) -> str:
     """The verdict, the table, and the notes in small print, to be included in a paper."""
-    header, *lines = (" & ".join(map(_escaped, row)) + r" \\" for row in page.rows)
+    header, *lines = (" & ".join(map(escape_latex, row)) + r" \\" for row in page.rows)
     begin = r"\begin{tabular}{" + "l" * len(page.rows[0]) + "}"
     lead, below = (
-        [rf"\par\noindent{{\footnotesize {_escaped(text)}\par}}" for text in texts] for texts in (page.lead, page.notes)
+        [rf"\par\noindent{{\footnotesize {escape_latex(text)}\par}}" for text in texts]
+        for texts in (page.lead, page.notes)
     )
     end = (r"\bottomrule", r"\end{tabular}")
     return "\n".join([f"% {page.title}", *lead, begin, r"\toprule", header, r"\midrule", *lines, *end, *below])
 
 
-def _escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Escape the characters of a text that have a meaning in LaTeX."""
     special = {c: rf"\{c}" for c in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "–": "--"}
     return "".join(special.get(character, character) for character in text)

@@ -85,6 +85,7 @@ class AdapterMethod(Method):
             f"use one of {', '.join(MODEL_TYPES)}, or another method",
         ),
     )
+    mergeable: ClassVar[bool] = False
     loaded_by: ClassVar[Literal["adapters", "peftkit"]] = "adapters"
     configuration: ClassVar[str]
     """The name of the library's configuration class."""

@@ -219,6 +219,7 @@ class Lora(AdapterMethod):
     """Low-rank updates, which can be merged."""
 
     configuration = "LoRAConfig"
+    mergeable = True
     search_space, published_rates = PEFT_LEARNING_RATES["lora"]
     slot = "updates of the weights"
     excluded_options = GATED | {"composition_mode", "vera_d", "vera_b"}

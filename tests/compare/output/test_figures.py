@@ -18,17 +18,17 @@ def test_figures_and_table_are_written_reproducibly(plant: Plant, tmp_path: Path
         plant("full", seed, [0.2, 0.4, 0.6], cost=2.0)
         path = plant("lora", seed, [0.2, 0.5, 0.7])
     groups = group_runs(find_runs([path.parent])[0])
-    files = draw_figures(groups, tmp_path / "figures", ["svg", "png", "pdf"])
+    files = draw_figures(groups, tmp_path / "figures", ["svg", "png", "pdf", "pgf"])
     names = {file.name for file in files}
     kinds = [f"curves-{axis}" for axis in ("gmacs", "seconds", "samples", "tokens")]
     kinds += ["gmacs-per-step", "gmacs-per-step-relative", "speed", "memory", "pareto"]
-    assert names == {f"t-m-{kind}.{form}" for kind in kinds for form in ("svg", "png", "pdf")} | {"t-m.tex"}
+    assert names == {f"t-m-{kind}.{form}" for kind in kinds for form in ("svg", "png", "pdf", "pgf")} | {"t-m.tex"}
     assert all(file.stat().st_size > 500 for file in files)
     curves = (tmp_path / "figures" / "t-m-curves-gmacs.svg").read_text()
     assert all(f">{word}</text>" in curves for word in ("dev", "test", "lora", "full", "GMACs", "accuracy"))
     assert ">train</text>" not in curves, "train was not evaluated"
     assert r"\toprule" in (tmp_path / "figures" / "t-m.tex").read_text()
-    again = draw_figures(groups, tmp_path / "again", ["svg"])
+    again = draw_figures(groups, tmp_path / "again", ["svg", "pgf"])
     assert all((tmp_path / "figures" / file.name).read_bytes() == file.read_bytes() for file in again)
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from peftkit.cli import main
+from peftkit.compare.comparison import compare
+from peftkit.compare.input.groups import RunGroup
+from peftkit.compare.output.report_data import collect_data
+from peftkit.compare.output.report_terms import TERMS
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "latex", "markdown"])
@@ -39,3 +43,13 @@ def test_figures_show_paths_of_learning_and_forgetting(probed_runs: Path, tmp_pa
     for probe in ("texts", "choices"):
         [figure] = tmp_path.glob(f"*forgetting-{probe}.svg")
         assert f"forgotten on {probe}" in figure.read_text()
+
+
+def test_the_report_has_what_is_learned_and_forgotten(probed_group: RunGroup) -> None:
+    [section] = collect_data([probed_group], [compare(probed_group)], TERMS)["sections"]
+    assert {*section["retention"]} == {"texts", "choices"}
+    rows = {row["label"]: row for row in section["retention"]["texts"]["rows"]}
+    assert {*rows} == {"full", "ia3"}
+    for row in rows.values():
+        assert row["forgotten_low"] <= row["forgotten"] <= row["forgotten_high"]
+        assert row["low"] <= row["score"] <= row["high"]

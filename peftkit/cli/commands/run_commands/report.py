@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from peftkit.verify import Verification
 
 
+FIGURE_FORMS = ("svg", "png", "pdf", "pgf")
+
+
 class ReportCommand(SubCommand):
     """Writes an HTML page, figures and LaTeX tables."""
 
@@ -42,7 +45,7 @@ class ReportCommand(SubCommand):
         parser.add_argument("--figures", metavar="DIR", help="Folder for figures and LaTeX tables.")
         parser.add_argument(
             "--form",
-            choices=["svg", "png", "pdf"],
+            choices=FIGURE_FORMS,
             action="append",
             help="File format of the figures. Repeatable. [default: svg]",
         )

@@ -31,7 +31,7 @@ def test_report_verified_shows_the_verification(peftkit: Peftkit, finished_run: 
     code, _, err = peftkit("report", run, "-o", str(page), "--verified")
     assert (code, err) == (0, "")
     text = page.read_text()
-    assert "<td>lora</td><td>42</td><td>mine</td><td>all " in text
+    assert '<th scope="row">lora</th><td>42</td><td>mine</td><td>all ' in text
     assert "recomputed values agree</td><td>" in text
     assert "memory is measured during training" in text
     assert "Not verified" not in text
