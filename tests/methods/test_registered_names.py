@@ -129,7 +129,10 @@ LORA: dict[str, tuple[dict[str, Any], str]] = {
     "saves parts of names": ({"modules_to_save": ("layernorm",)}, "no module is called 'layernorm'"),
     "saves nothing": ({"modules_to_save": ("act_fn",)}, "has no parameters to train"),
     "exclude": ({"exclude_modules": ("nothing",)}, "no module is called 'nothing'"),
-    "excludes no target": ({"exclude_modules": ("lm_head",)}, "'lm_head' excludes none of the target_modules; leave it"),
+    "excludes no target": (
+        {"exclude_modules": ("lm_head",)},
+        "'lm_head' excludes none of the target_modules",
+    ),
     "excludes a target and another": (
         {"exclude_modules": ("layers.0.self_attn.q_proj", "up_proj")},
         "'up_proj' excludes none of the target_modules",

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError, RowError, comma_separated
