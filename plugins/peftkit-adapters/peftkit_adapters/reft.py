@@ -143,6 +143,6 @@ def _intervene(layer: Any, hidden_states: Tensor) -> Tensor:
     read = [states.gather(1, each) for each in positions]
     by_unit = [torch.cat(read, 1)] if layer.tied_weights else read
     changed = [unit(each) for unit, each in zip(layer.units, by_unit, strict=True)]
-    for each, values in zip(positions, torch.cat(changed, 1).to(states.dtype).split(sizes, dim=1), strict=True):
+    for each, values in zip(positions, torch.split(torch.cat(changed, 1).to(states.dtype), sizes, dim=1), strict=True):
         states = states.scatter(1, each, values)
     return states[:, :length]
