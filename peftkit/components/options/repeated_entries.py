@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 
 MISSING = object()
 NAMES = (bool, int, str)
-"""The types of entries that name or number things; equal floats may be meant."""
+"""The types of entries that name or number things; floats may be equal."""
 
 
 def repeated_entry(value: Any, annotation: Any) -> Any:

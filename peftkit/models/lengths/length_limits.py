@@ -1,4 +1,4 @@
-"""Architectures that do not read texts of all lengths, or read short and long texts in different ways."""
+"""Architectures that need texts of certain lengths, or read short and long texts in different ways."""
 
 from __future__ import annotations
 

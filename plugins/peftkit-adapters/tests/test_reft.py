@@ -95,11 +95,11 @@ def test_the_first_and_last_states_are_changed_as_by_the_library() -> None:
     rows = batch("bert")
     for changes in ({"prefix_positions": 2, "suffix_positions": 1}, {"suffix_positions": 2, "tied_weights": True}):
         model = apply_method(method("loreft", **changes), "bert").eval()
-        ours = model(**rows).logits
+        logits = model(**rows).logits
         for module in model.modules():
             if isinstance(module, ReftModule):
                 del module.forward
-        torch.testing.assert_close(model(**rows).logits, ours)
+        torch.testing.assert_close(model(**rows).logits, logits)
 
 
 @pytest.mark.parametrize("option", ["prefix_positions", "suffix_positions"])
