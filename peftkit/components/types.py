@@ -51,6 +51,8 @@ class RunSpec:
         quantization: ``4bit`` or ``8bit`` if the base model is quantized, else empty.
         sharded: Whether DeepSpeed or FSDP shard weights, gradients or the optimizer's state.
         num_return_sequences: Number of texts that are sampled for each row.
+        max_text_length: The most tokens that the model reads at once: of a source and its target in a decoder, of
+            either in other models; None if that is not known.
     """
 
     model_kind: ModelKind | None
@@ -62,6 +64,7 @@ class RunSpec:
     quantization: str = ""
     sharded: bool = False
     num_return_sequences: int = 1
+    max_text_length: int | None = None
 
     @property
     def model_type(self) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from typing import Any, get_args, get_origin
 
 MISSING = object()
 NAMES = (bool, int, str)
-"""The types of entries that name or number things; equal floats may be meant."""
+"""The types of entries that name or number things; floats may be equal."""
 
 
 def repeated_entry(value: Any, annotation: Any) -> Any:
@@ -18,7 +18,7 @@ def repeated_entry(value: Any, annotation: Any) -> Any:
         value: The value of an option.
         annotation: Its type. Fixed numbers of entries, such as ``tuple[int, int]``, may be equal.
     """
-    if not isinstance(value, tuple | list | Mapping) or not _has_lists(annotation):
+    if not isinstance(value, tuple | list | Mapping) or not has_lists(annotation):
         return MISSING
     if isinstance(value, Mapping):
         repeated = (repeated_entry(each, annotation) for each in value.values())
@@ -34,9 +34,9 @@ def repeated_entry(value: Any, annotation: Any) -> Any:
 
 
 @cache
-def _has_lists(annotation: Any) -> bool:
+def has_lists(annotation: Hashable) -> bool:
     """Return whether a type has lists of any length."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is list or (origin is tuple and arguments[-1:] == (...,)):
         return True
-    return any(_has_lists(each) for each in arguments if get_origin(each) is not None or isinstance(each, type))
+    return any(has_lists(each) for each in arguments if get_origin(each) is not None or isinstance(each, type))

@@ -12,7 +12,7 @@ from peftkit.components import ModelKind
 from peftkit.errors import ModelError, summarize_error
 from peftkit.models.decoding.prefix_cache import accepts_argument
 from peftkit.models.family import ModelFamily
-from peftkit.models.lengths.length_limits import chunked_length, min_length
+from peftkit.models.lengths.length_limits import chunk_length, min_length
 from peftkit.models.special_tokens import embedding_size
 from peftkit.oom import is_oom
 
@@ -92,7 +92,8 @@ def _article(kind: ModelKind) -> str:
 
 def _text(family: ModelFamily) -> list[int]:
     """Return a text as a source, with special tokens, of as many tokens as the model needs."""
-    ids = [*IDS] * -(-max(min_length(family.config), chunked_length(family.config)) // len(IDS))
+    # Reformer's tokens may read those of the chunk before; farther ones are chosen by random hashes.
+    ids = [*IDS] * -(-max(min_length(family.config), 4 * chunk_length(family.config)) // len(IDS))
     return [*family.special_tokens.wrap(ids)]
 
 

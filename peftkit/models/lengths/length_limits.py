@@ -1,4 +1,4 @@
-"""Architectures that do not read texts of all lengths, or read short and long texts in different ways."""
+"""Architectures that need texts of certain lengths, or read short and long texts in different ways."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ def fix_attention_type(name: str, config: Any, max_tokens: int) -> None:
     config.attention_type = "original_full"
 
 
-def chunked_length(config: Any) -> int:
-    """Return a number of tokens from which on Reformer reads texts in chunks; 1 for other models.
+def chunk_length(config: Any) -> int:
+    """Return the number of tokens that all of Reformer's layers read in whole chunks; 0 for other models.
 
     Args:
         config: the model's config.
     """
     if getattr(config, "model_type", "") != "reformer":
-        return 1
-    return 1 + math.lcm(*(getattr(config, CHUNKS[kind]) for kind in set(config.attn_layers)))
+        return 0
+    return math.lcm(*(getattr(config, CHUNKS[kind]) for kind in set(config.attn_layers)))
 
 
 def training_multiple(config: Any) -> int:
@@ -92,11 +92,8 @@ def training_multiple(config: Any) -> int:
     Args:
         config: the model's config.
     """
-    if getattr(config, "model_type", "") != "reformer":
-        return 1
-    if config.axial_pos_embds:
-        return math.prod(config.axial_pos_shape)
-    return chunked_length(config) - 1
+    chunk = chunk_length(config)
+    return math.prod(config.axial_pos_shape) if chunk and config.axial_pos_embds else max(1, chunk)
 
 
 def check_training_multiple(name: str, config: Any, padded_to: int, max_tokens: int, positions: int | None) -> None:

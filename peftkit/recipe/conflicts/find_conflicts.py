@@ -129,8 +129,13 @@ def _possible_specs(recipe: Recipe, config: Mapping[str, Any]) -> list[RunSpec]:
     for name, read in SETTINGS.items():
         with known():
             values[name] = [read(recipe)]
+    kind, values["max_text_length"] = model_kind(config), [None]
+    with known():
+        lengths = recipe.train.max_source_length, recipe.train.max_target_length
+        longest = {"encoder": lengths[0], "encoder-decoder": max(lengths), "decoder": sum(lengths)}
+        values["max_text_length"] = [longest.get(kind or "")]
     return [
-        RunSpec(model_kind=model_kind(config), config=text_config(config), **dict(zip(values, each, strict=True)))
+        RunSpec(model_kind=kind, config=text_config(config), **dict(zip(values, each, strict=True)))
         for each in product(*values.values())
     ]
 

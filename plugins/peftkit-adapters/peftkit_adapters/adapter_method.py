@@ -276,6 +276,10 @@ class AdapterMethod(Method):
                         f"{part.name!r}: reduction_factor names block {key!r}, but the model has blocks "
                         f'{min(blocks)} to {max(blocks)}, and "default" for the others'
                     )
+                if key in map(str, getattr(part, "leave_out", ())):
+                    raise InputError(
+                        f"{part.name!r}: reduction_factor names block {key!r}, which leave_out leaves out; remove one"
+                    )
 
 
 def _state_names(model: nn.Module) -> frozenset[str]:

@@ -15,7 +15,7 @@ from peftkit_adapters.adapter_method import ADAPTER, MODEL_TYPES, AdapterMethod
 from peftkit_adapters.config_options import config_options
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 PHM = frozenset(name for name in config_options("BnConfig") if "phm" in name.lower()) | {"hypercomplex_nonlinearity"}
 INVERTIBLE = frozenset({"inv_adapter", "inv_adapter_reduction_factor"})
@@ -282,107 +282,3 @@ class Ia3(Lora):
             scale = update.lora_B.detach().reshape(1, -1)
             scale = layer.pad(scale, update) if hasattr(layer, "pad") else scale
             layer.bias.data *= scale.reshape(-1) * update.scaling
-
-
-class Reft(AdapterMethod):
-    """Interventions on the hidden states of blocks, at the first and last positions only."""
-
-    slot = "interventions on hidden states"
-    tiny_options: ClassVar[Mapping[str, Any]] = {"dropout": 0.0}
-    supports_cache = False  # with a cache, every new token counts as the first position
-    uses_forward_context = True
-    excluded_options = frozenset({"orthogonality", "output_reft"})
-    option_types: ClassVar[Mapping[str, Any]] = {"layers": Literal["all"] | tuple[int, ...]}
-
-    @model_validator(mode="after")
-    def _check_trains_something(self) -> Self:
-        if self.value("prefix_positions") == self.value("suffix_positions") == 0:
-            raise ValueError("prefix_positions and suffix_positions are both 0: nothing would be trained")
-        return self
-
-    def incompatible_with(self, spec: RunSpec) -> list[str]:
-        """Return the reasons why the method cannot be used in a recipe, each with its remedy."""
-        reasons = super().incompatible_with(spec)
-        if self.value("suffix_positions") and spec.model_kind in ("decoder", "encoder-decoder"):
-            reasons.append(
-                "the suffix is counted from the end of the text including the target, so that training would differ "
-                "from generation; set suffix_positions = 0, or use an encoder"
-            )
-        return reasons
-
-    def fix_up(self, model: nn.Module) -> None:
-        """Freeze the parameters of unused positions, and fix the library's position cache and precision.
-
-        The library caches positions per forward pass, also for inputs of another shape, such as a decoder's after an
-        encoder's.
-        """
-        for name, module in model.named_modules():
-            if name.endswith(f".refts.{ADAPTER}"):
-                module.register_forward_pre_hook(_reset_positions)
-                for unit in cast("Any", module).units:
-                    unit.register_forward_pre_hook(_cast_to_weights)
-            for index, option in enumerate(("prefix_positions", "suffix_positions")):
-                unused = not self.value(option) and not self.value("tied_weights")
-                if unused and name.endswith(f".refts.{ADAPTER}.units.{index}"):
-                    module.requires_grad_(False)
-
-
-class LoReft(Reft):
-    """ReFT in a low-rank subspace with an orthonormal basis."""
-
-    configuration = "LoReftConfig"
-    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
-        PublishedRate((6e-4, 9e-4), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),
-        PublishedRate((4e-3,), "Wu et al. (2024): README.md in stanfordnlp/pyreft"),
-    )
-
-    def fix_up(self, model: nn.Module) -> None:
-        """Also give matrices the memory layout that saving gives them, which changes rounding."""
-        super().fix_up(model)
-        cast(Any, model).apply_to_adapter_layers(lambda index, layer: layer.pre_save_adapters())
-
-    def after_step(self, model: nn.Module, step: int) -> None:
-        """Restore the signs that PyTorch stores on the diagonal of an orthogonal matrix's parameter.
-
-        PyTorch truncates them to integers, so weight decay would turn 1 into 0 and zero the whole matrix.
-        """
-        for name, parameter in model.named_parameters():
-            if name.endswith("projection.parametrizations.weight.original"):
-                signs = parameter.data.diagonal()
-                signs.copy_(signs.sign())
-
-
-class NoReft(Reft):
-    """LoReFT without the orthogonality constraint."""
-
-    configuration = "NoReftConfig"
-    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
-        PublishedRate((5e-3,), "Wu et al. (2024): default of examples/loreft/train.py in stanfordnlp/pyreft"),
-    )
-
-
-class DiReft(Reft):
-    """LoReFT without the orthogonality constraint and the subtracted projection."""
-
-    loaded_by: ClassVar[Literal["peftkit"]] = "peftkit"  # the library would load it as NoReFT
-    configuration = "DiReftConfig"
-    published_rates: ClassVar[tuple[PublishedRate, ...]] = (
-        PublishedRate((9e-4,), "Wu et al. (2024): examples/loreft/README.md in stanfordnlp/pyreft"),
-    )
-
-
-def _cast_to_weights(unit: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Cast the inputs of a unit to the dtype of its weights; the library fills unused positions with float32 zeros."""
-    return (inputs[0].to(unit.learned_source.weight.dtype),)  # type: ignore[union-attr,arg-type]
-
-
-def _reset_positions(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Clear cached positions of inputs with another shape."""
-    from adapters.context import ForwardContext
-
-    context = ForwardContext.get_context()
-    if getattr(context, "peftkit_shape", inputs[0].shape) != inputs[0].shape:
-        for attribute in ("pref_idx", "suff_idx"):
-            if hasattr(context, attribute):
-                delattr(context, attribute)
-    context.peftkit_shape = inputs[0].shape

@@ -14,18 +14,16 @@ from peftkit_adapters.method_bases import (
     RECOMMENDED_RATE,
     Compacter,
     CompacterPlusPlus,
-    DiReft,
     Ia3,
     Invertible,
     Lora,
-    LoReft,
-    NoReft,
     Parallel,
     Plus,
     PrefixTuning,
     PromptTuning,
     Sequential,
 )
+from peftkit_adapters.reft import DiReft, LoReft, NoReft
 from peftkit_adapters.unions import AnyUnion, MixAndMatch, UniPelt
 
 ParallelAdapters = make_method(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Hashable
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
 from pydantic import ValidationError
 
 from peftkit import Method
-from peftkit.components.options.repeated_entries import MISSING, _has_lists, repeated_entry
+from peftkit.components.options.repeated_entries import MISSING, has_lists, repeated_entry
 from peftkit.plugins import load_registry
 from peftkit.plugins.registry import BASE_CLASSES
 
@@ -17,7 +18,7 @@ LISTS: list[tuple[Any, str]] = [
     for kind in BASE_CLASSES
     for entry in load_registry().all(kind, presets=False).values()
     for option, field in entry.component.model_fields.items()
-    if _has_lists(field.annotation)
+    if has_lists(cast("Hashable", field.annotation))
 ]
 ENTRIES = ("q", "b", 3, 3.5, True, "last_number", [0, 1], {"name": "bottleneck", "reduction_factor": 2.0})
 """Of these, each list takes some."""

@@ -15,7 +15,14 @@ from peftkit import Example
 from peftkit.components import ModelKind
 from peftkit.errors import ModelError, RecipeError, RowError
 from peftkit.models.checkpoints.forward_check import reads_context
-from peftkit.models.lengths.length_limits import SHORTEST, check_min_length, fix_attention_type, min_length
+from peftkit.models.lengths.length_limits import (
+    SHORTEST,
+    check_min_length,
+    check_training_multiple,
+    fix_attention_type,
+    min_length,
+    training_multiple,
+)
 from peftkit.models.load_base_model import load_base
 from tests.models.checkpoints.test_forward_check import saved
 from tests.tiny_runs import SIZES, Make
@@ -204,3 +211,37 @@ def test_an_encoder_whose_attention_does_nothing_on_this_machine_is_refused(make
     folder = saved(tmp_path / "model", "encoder", "mra", **SIZES, vocab_size=8192)
     with pytest.raises(ModelError, match="MraForSequenceClassification reads each token without the others on this"):
         load_base(make("encoder", "task.name=colours", f"model.name={folder}"))
+
+
+SEEDED = {**REFORMER, "hash_seed": 1, "vocab_size": 8192, "hidden_size": 32, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize(("changes", "multiple"), [({}, 64), ({"axial_pos_embds": False}, 8)])
+def test_reformer_is_trained_on_batches_of_a_multiple_of_its_chunks(
+    changes: dict[str, Any], multiple: int, make: Make, tmp_path: Path
+) -> None:
+    settings = {**SEEDED, **changes, "feed_forward_size": 64, "max_position_embeddings": 100}
+    folder = saved(tmp_path / "model", "encoder", "reformer", **settings)
+    names = ("task.name=colours", f"model.name={folder}", "train.max_source_length=40")
+    with pytest.raises(RecipeError, match=rf"train.pad_to_multiple_of: .* set pad_to_multiple_of = {multiple}$"):
+        load_base(make("encoder", *names))
+    base = load_base(make("encoder", *names, f"train.pad_to_multiple_of={multiple}"))
+    assert training_multiple(base.model.config) == multiple
+    base.model.train()
+    base.model(input_ids=torch.full((1, multiple), 5))
+    with pytest.raises(ValueError, match=r"multiple of|Make sure that"):
+        base.model(input_ids=torch.full((1, multiple + 1), 5))
+
+
+def test_lengths_that_reformers_positions_cannot_be_padded_to_are_refused() -> None:
+    config = tiny_config("reformer", {**REFORMER, "axial_pos_embds": False})
+    check_training_multiple("it", config, 8, 96, 100)
+    with pytest.raises(RecipeError, match=r"train.max_source_length: .* has 100 positions; lower it to 96"):
+        check_training_multiple("it", config, 8, 97, 100)
+
+
+def test_a_model_with_random_numbers_in_evaluation_is_refused(make: Make, tmp_path: Path) -> None:
+    """Reformer draws the hashes of LSH attention in every pass, for texts that are longer than a chunk."""
+    folder = saved(tmp_path / "model", "encoder", "reformer", **{**SEEDED, "hash_seed": None})
+    with pytest.raises(ModelError, match="ReformerForSequenceClassification uses random numbers in evaluation too"):
+        load_base(make("encoder", "task.name=colours", f"model.name={folder}", "train.pad_to_multiple_of=64"))
