@@ -30,7 +30,7 @@ from peftkit.models.heads.classification_head import parameters_not_in_checkpoin
 from peftkit.models.load_base_model import apply_method, init_random_base, load_base
 from peftkit.plugins import Entry, Registry
 from peftkit.recipe import load_recipe
-from peftkit.recipe.tables.model_config import HEAD_LEARNING_RATE
+from peftkit.recipe.tables.train_config import HEAD_LEARNING_RATE
 from peftkit.run_directory import RunDirectory
 from peftkit.testing.tiny_models import FAMILIES, head_parameters, save_tiny_model
 from peftkit.train.optimizer import LR_MULTIPLIER, make_optimizer
