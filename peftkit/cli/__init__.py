@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from peftkit.cli.error_output import print_interrupted
 from peftkit.cli.keyboard_interrupt import EXIT_CODE, SigintRecord
+from peftkit.garbage_collection import paused_gc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with SigintRecord() as sigint:
         try:
-            from peftkit.cli.dispatch import dispatch  # here, where Ctrl-C during imports is handled
+            with paused_gc():
+                from peftkit.cli.dispatch import dispatch  # here, where Ctrl-C during imports is handled
 
             return dispatch(sys.argv[1:] if arguments is None else arguments, sigint)
         except KeyboardInterrupt:

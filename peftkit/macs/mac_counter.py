@@ -10,7 +10,6 @@ This module counts one pass; ``train.build_mac_counter`` makes a run's counter, 
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from peftkit.errors import RunError
+from peftkit.garbage_collection import paused_gc
 from peftkit.macs.activation_memory import StepMemory
 from peftkit.macs.eager_attention import eager_attention
 from peftkit.macs.flop_counter import OpCounter, Operation
@@ -275,7 +275,7 @@ class MacCounter:
         counter, model, device = OpCounter(guess), shadow.model, next(self.model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         fork_rng = torch.random.fork_rng(devices=devices)
-        with fork_rng, eager_attention(model), _quiet_fake_tensors(), _paused_gc(), shadow.mode:
+        with fork_rng, eager_attention(model), _quiet_fake_tensors(), paused_gc(), shadow.mode:
             inputs = shadow.prepare(batch)
             try:
                 with counter:
@@ -326,18 +326,6 @@ def _run_without_gradients(loss: Tensor, trained: Sequence[nn.Parameter]) -> Non
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _paused_gc() -> Iterator[None]:
-    """Turn off garbage collection, which takes longer than a pass when many libraries are loaded."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

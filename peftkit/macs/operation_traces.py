@@ -76,7 +76,7 @@ class OperationTraces:
         for corners in combinations_with_replacement([first, *others], 3):
             # The first point, and up to three steps towards other ones.
             point = tuple(sum(each) - 2 * start for *each, start in zip(*corners, first, strict=True))
-            weights = [Fraction(corners.count(each)) - (2 if each is first else 0) for each in self._points]
+            weights = [corners.count(each) - (2 if each is first else 0) for each in self._points]
             counts = [0, 0, 0]
             for operations, times in repeated.items():
                 counted = count_operation(_combine(operations, weights))
@@ -100,7 +100,7 @@ class OperationTraces:
         return None if any(row[-1] for row in rows[solved:]) else [row[-1] for row in rows[:solved]]
 
 
-def _combine(values: Sequence[Any], weights: Sequence[Fraction]) -> Any:
+def _combine(values: Sequence[Any], weights: Sequence[Fraction | int]) -> Any:
     """Return the weighted sum of operations, shapes or sizes.
 
     Raises:

@@ -19,6 +19,7 @@ from peftkit.components.component import LazyComponent
 from peftkit.components.preset import preset_class
 from peftkit.distributed.environment_variables import is_main_process
 from peftkit.errors import PluginError, comma_separated, did_you_mean, summarize_error
+from peftkit.garbage_collection import paused_gc
 from peftkit.plugins.class_checks import check_class, check_name, check_options, component_name, describe_class_error
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION, distribution_of, licence_of, select_plugins
 from peftkit.plugins.registry import BASE_CLASSES, Entry, Kind, PluginFailure, Registry
@@ -72,7 +73,8 @@ def load_registry(only: str | None = None, points: Iterable[EntryPoint] | None =
         InputError: ``only`` names a plugin that is not installed.
     """
     selected, excluded = select_plugins(points, only)
-    registry = _Loader(selected).registry([name for name, _ in excluded])
+    with paused_gc():
+        registry = _Loader(selected).registry([name for name, _ in excluded])
     if is_main_process():
         for failure in registry.failures:
             _warn(failure)

@@ -11,7 +11,6 @@ from peftkit import plugins
 from peftkit.cli.arguments import add_overrides
 from peftkit.cli.subcommand import SubCommand
 from peftkit.errors import InputError, Problem, RecipeError
-from peftkit.recipe.model_names import is_local_model
 
 if TYPE_CHECKING:
     from peftkit.components import Task
@@ -68,6 +67,8 @@ class CheckCommand(SubCommand):
 
 def _further_conflicts(recipe: Recipe, *, data: bool | None) -> Iterator[Conflict]:
     """Yields what needs torch or transformers to be found; data that are not on this machine are left out."""
+    from peftkit.recipe.model_names import is_local_model
+
     yield from _optimizer_conflicts(recipe)
     strict = any(objective.refuses_long_rows for objective in recipe.objectives_for(None))
     if strict and data is not False and is_local_model(recipe.model.name) and (data or _has_local_data(recipe.task)):

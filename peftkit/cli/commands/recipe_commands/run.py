@@ -12,6 +12,7 @@ from typing import Any
 from peftkit import plugins
 from peftkit.cli.arguments import add_recipe
 from peftkit.cli.subcommand import SubCommand
+from peftkit.garbage_collection import paused_gc
 
 
 class RunCommand(SubCommand):
@@ -41,8 +42,9 @@ class RunCommand(SubCommand):
 
         registry = plugins.load_registry()
         recipe = load_recipe(args.recipe, registry, args.overrides)
-        from peftkit.train.run import run  # imports torch: only once the recipe is valid
-        from peftkit.train.wall_clock import process_start
+        with paused_gc():
+            from peftkit.train.run import run  # imports torch: only once the recipe is valid
+            from peftkit.train.wall_clock import process_start
 
         with ExitStack() as stack:
             stack.enter_context(_progress_stream(args, stack))
