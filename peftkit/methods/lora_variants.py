@@ -65,7 +65,9 @@ def _damped_inverse(matrix: Tensor, damping: float) -> Tensor:
     """Return the inverse of a matrix of shape (rank, rank) with a number added to its diagonal."""
     import torch
 
-    return torch.linalg.pinv(matrix + damping * torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype))
+    identity = torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
+    inverse: Tensor = torch.linalg.pinv(matrix + damping * identity)
+    return inverse
 
 
 def project_lorafa(model: nn.Module) -> None:

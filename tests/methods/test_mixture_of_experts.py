@@ -101,7 +101,7 @@ def test_only_the_experts_of_a_token_are_counted(architecture: str) -> None:
 @pytest.mark.skipif(not FUSED, reason="experts are modules before transformers 5")
 @pytest.mark.parametrize("architecture", MODELS)
 def test_updates_of_fused_experts_are_products_for_all_of_them(architecture: str) -> None:
-    """peft adds the update to the weights of all experts in each pass; torch computes it once more to check its shape."""
+    """peft adds the update to all experts in each pass, and torch computes it once more to check its shape."""
     config: Any = tiny_model(architecture).config
     inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     down = {"target_modules": (), "target_parameters": ("experts.down_proj",)}
