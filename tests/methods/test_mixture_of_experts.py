@@ -25,7 +25,7 @@ EXPERTS: dict[str, Any] = {
     "target_parameters": ("experts.gate_up_proj", "experts.down_proj"),
 }
 """What updates the experts, whose layers are modules of their own before transformers 5."""
-SEPARATE: dict[str, Any] = {"target_modules": r".*\.experts\.\d+\.\w+"}
+SEPARATE: dict[str, Any] = {"target_modules": r".*\.experts\.\d+\.(w\d|\w+_proj)"}
 TOKENS, CHOSEN, ALL, WIDTH, RANK, LAYERS = 32, 2, 4, 32, 8, 2
 
 
