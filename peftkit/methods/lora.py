@@ -164,8 +164,8 @@ class Lora(PeftMethod):
         return problems
 
     @property
-    def stochastic_because(self) -> str:  # type: ignore[override]
-        """Why results depend on the size of microbatches, which they do with MonteCLoRA and VeLoRA."""
+    def microbatch_dependence(self) -> str:
+        """Why results depend on the microbatch size, which they do with MonteCLoRA and VeLoRA."""
         if self._option("monteclora_config") is not None:
             return "its first matrices are sampled for each forward pass during training"
         if self._option("velora_config") is not None:

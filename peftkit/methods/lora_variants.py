@@ -73,7 +73,7 @@ def _damped_inverse(matrix: Tensor, damping: float) -> Tensor:
 def project_lorafa(model: nn.Module) -> None:
     """Replace the gradient of B by g (A Aᵀ)⁻¹ / scale², whose update is closest to that of full fine-tuning.
 
-    peft's ``LoraFAOptimizer`` does the same before its AdamW, in bf16 where the machine has it.
+    peft's optimizer does the same before its AdamW, in bf16 where the machine has it.
 
     Args:
         model: The model with LoRA adapters.

@@ -57,7 +57,7 @@ def registry() -> Registry:
 
 
 def test_number_of_recipes() -> None:
-    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (96 + len(OWN), 88 + len(OWN), 8, 15)
+    assert (len(FILES), len(WHOLE), len(BASES), len(MATRIX)) == (99 + len(OWN), 91 + len(OWN), 8, 15)
     assert len(HUB_FILES) == len({*HUB_FILES} & {*WHOLE}) == 45
     assert [name for name in FILES if not name.endswith(".toml")] == []
 
