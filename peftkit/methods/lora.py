@@ -200,12 +200,12 @@ class Lora(PeftMethod):
         """
         wrapped = super().apply(model, context)
         check_ranks(wrapped)
-        if self.use_lorafa:
+        if self.init_lora_weights == "eva":
+            initialize_eva(wrapped, context)
+        if self.use_lorafa:  # after EVA, which makes new matrices
             freeze_first_matrices(wrapped)
         if self.riemannian_reg is not None:
             require_linear_layers(wrapped, "riemannian_reg")
-        if self.init_lora_weights == "eva":
-            initialize_eva(wrapped, context)
         return wrapped
 
     def value_in_layer(self, layer: Any, option: str) -> float | None:
