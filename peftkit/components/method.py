@@ -150,6 +150,11 @@ class Method(Component):
         """
 
     @property
+    def microbatch_dependence(self) -> str:
+        """Why results depend on the microbatch size with these options, by default ``stochastic_because``."""
+        return type(self).stochastic_because
+
+    @property
     def reads_gradients(self) -> bool:
         """Whether ``after_backward`` or ``before_step`` reads gradients, by default whether the class has either."""
         cls = type(self)

@@ -129,7 +129,7 @@ def _why_not(recipe: Recipe, objective: BoundObjective, processes: int) -> str:
         return "the loss compares the rows of a step, so that each further microbatch would be computed twice"
     if recipe.model.quantization:
         return "the costs of quantized weights are not known"
-    return recipe.method.stochastic_because
+    return recipe.method.microbatch_dependence
 
 
 def pass_costs(model: nn.Module, *, all_logits: bool) -> PassCosts:

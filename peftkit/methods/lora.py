@@ -164,8 +164,8 @@ class Lora(PeftMethod):
         return problems
 
     @property
-    def stochastic_because(self) -> str:  # type: ignore[override]
-        """Why results depend on the size of microbatches, which they do with MonteCLoRA and VeLoRA."""
+    def microbatch_dependence(self) -> str:
+        """Why results depend on the microbatch size, which they do with MonteCLoRA and VeLoRA."""
         if self._option("monteclora_config") is not None:
             return "its first matrices are sampled for each forward pass during training"
         if self._option("velora_config") is not None:
@@ -200,12 +200,12 @@ class Lora(PeftMethod):
         """
         wrapped = super().apply(model, context)
         check_ranks(wrapped)
-        if self.use_lorafa:
+        if self.init_lora_weights == "eva":
+            initialize_eva(wrapped, context)
+        if self.use_lorafa:  # after EVA, which makes new matrices
             freeze_first_matrices(wrapped)
         if self.riemannian_reg is not None:
             require_linear_layers(wrapped, "riemannian_reg")
-        if self.init_lora_weights == "eva":
-            initialize_eva(wrapped, context)
         return wrapped
 
     def value_in_layer(self, layer: Any, option: str) -> float | None:

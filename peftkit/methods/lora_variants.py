@@ -65,13 +65,15 @@ def _damped_inverse(matrix: Tensor, damping: float) -> Tensor:
     """Return the inverse of a matrix of shape (rank, rank) with a number added to its diagonal."""
     import torch
 
-    return torch.linalg.pinv(matrix + damping * torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype))
+    identity = torch.eye(len(matrix), device=matrix.device, dtype=matrix.dtype)
+    inverse: Tensor = torch.linalg.pinv(matrix + damping * identity)
+    return inverse
 
 
 def project_lorafa(model: nn.Module) -> None:
     """Replace the gradient of B by g (A Aᵀ)⁻¹ / scale², whose update is closest to that of full fine-tuning.
 
-    peft's ``LoraFAOptimizer`` does the same before its AdamW, in bf16 where the machine has it.
+    peft's optimizer does the same before its AdamW, in bf16 where the machine has it.
 
     Args:
         model: The model with LoRA adapters.

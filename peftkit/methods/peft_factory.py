@@ -140,8 +140,7 @@ def method_class(configuration: Configuration) -> type[PeftMethod]:
     method.fixed_options = {"progressbar": False} if "progressbar" in options else {}
     method.supports_quantized_base = configuration.supports_quantized_base or issubclass(base, PromptMethod)
     method.linear_only = name in LINEAR_ONLY
-    if name in STOCHASTIC:
-        method.stochastic_because = STOCHASTIC[name]
+    method.stochastic_because = STOCHASTIC.get(name, "")
     method.tiny_options = base.tiny_options or TINY_OPTIONS.get(name, {})
     if name in PEFT_LEARNING_RATES:  # methods of later releases of peft keep the default
         method.search_space, method.published_rates = PEFT_LEARNING_RATES[name]

@@ -81,7 +81,7 @@ def check_two_processes(method: Method, architecture: str, folder: Path) -> None
         AssertionError: The check failed.
     """
     raise_if_unsupported(method.incompatible_with(run_spec(architecture)))
-    raise_if_unsupported([method.stochastic_because] if method.stochastic_because else [])
+    raise_if_unsupported([method.microbatch_dependence] if method.microbatch_dependence else [])
     check_equal_results(recipe_maker(method, architecture, folder), registry_with(method))
 
 
