@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from peftkit.analysis.cost_estimate import estimate_cost, format_bytes
+from peftkit.argument_names import format_argument
 from peftkit.errors import RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
@@ -109,16 +110,12 @@ class MemoryFit:
             )
         if remedy == self.as_written:
             return f"fits as written: {format_bytes(remedy.memory_bytes)}"
-        return "use: " + " ".join(f"--set {_quoted(override)}" for override in remedy.overrides)
+        return f"use: {format_argument('set', *remedy.overrides, repeatable=True)}"
 
 
 def _line(cells: Sequence[str]) -> str:
     first, second, *rest = cells
     return f"  {first:<11}{second:<15}" + "".join(f"{cell:>14}" for cell in rest)
-
-
-def _quoted(override: str) -> str:
-    return f"'{override}'" if '"' in override else override
 
 
 def plan_memory(make_recipe: MakeRecipe, registry: Registry, limit_bytes: float) -> MemoryFit:
