@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from itertools import product
 
 from peftkit.analysis.cost_estimate import estimate_cost, format_bytes
-from peftkit.errors import RecipeError
+from peftkit.argument_names import format_argument
+from peftkit.errors import RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
 
 MakeRecipe = Callable[[Sequence[str]], Recipe]
 """Returns the recipe with overrides, such as ``train.batch_size=4``, beside those that it has."""
-MAX_PARTS = 64
-"""The most microbatches that a step of ``train.tokens_per_batch`` is divided into."""
+DOUBLINGS = 6
+"""How often the microbatches of a step of ``train.tokens_per_batch`` are doubled."""
 CHECKPOINTING = "train.gradient_checkpointing=true"
 FOUR_BITS = 'model.quantization="4bit"'
 
@@ -109,16 +110,12 @@ class MemoryFit:
             )
         if remedy == self.as_written:
             return f"fits as written: {format_bytes(remedy.memory_bytes)}"
-        return "use: " + " ".join(f"--set {_quoted(override)}" for override in remedy.overrides)
+        return f"use: {format_argument('set', *remedy.overrides, repeatable=True)}"
 
 
 def _line(cells: Sequence[str]) -> str:
     first, second, *rest = cells
     return f"  {first:<11}{second:<15}" + "".join(f"{cell:>14}" for cell in rest)
-
-
-def _quoted(override: str) -> str:
-    return f"'{override}'" if '"' in override else override
 
 
 def plan_memory(make_recipe: MakeRecipe, registry: Registry, limit_bytes: float) -> MemoryFit:
@@ -187,6 +184,8 @@ class _Planner:
         best = self.estimate(divisions[0])
         if best.memory_bytes <= self._limit_bytes or len(divisions) == 1:
             return best
+        if recipe.train.tokens_per_batch:
+            return self._first_that_fits(best, divisions[1:])
         best = self.estimate(divisions[-1])
         if best.memory_bytes > self._limit_bytes:
             return best
@@ -200,16 +199,24 @@ class _Planner:
                 too_large = middle
         return best
 
+    def _first_that_fits(self, best: TrainingSetup, divisions: Sequence[Sequence[str]]) -> TrainingSetup:
+        """Return the first setup that fits, or the last that is possible: how many rows a step has is not known."""
+        for overrides in divisions:
+            try:
+                best = self.estimate(overrides)
+            except RunError:  # a step has fewer rows than microbatches
+                break
+            if best.memory_bytes <= self._limit_bytes:
+                break
+        return best
+
 
 def _divisions(recipe: Recipe) -> list[tuple[str, ...]]:
     """Return overrides that divide a step into more and more microbatches, none at first."""
     train = recipe.train
     steps = train.gradient_accumulation_steps
     if train.tokens_per_batch:
-        parts = [
-            steps * 2**power for power in range(MAX_PARTS.bit_length()) if steps * 2**power <= max(steps, MAX_PARTS)
-        ]
-        divided = [(f"train.gradient_accumulation_steps={each}",) for each in parts[1:]]
+        divided = [(f"train.gradient_accumulation_steps={steps * 2**power}",) for power in range(1, DOUBLINGS + 1)]
     else:
         sizes = [size for size in range(train.batch_size - 1, 0, -1) if train.batch_size % size == 0]
         divided = [

