@@ -64,7 +64,7 @@ SHARED: Mapping[str, tuple[str, ...]] = {
     "peftkit.example_tables": ("NORM_SUFFIX",),
     "peftkit.candidate_choice": ("argmax_candidate",),
     "peftkit.metrics.base": ("EvaluateMetric", "mean"),
-    "peftkit.text_normalization": ("normalize",),
+    "peftkit.answer_texts.text_normalization": ("normalize",),
     "peftkit.components.lazy_number": ("LateSum",),
     "peftkit.errors": ("did_you_mean", "comma_separated", "summarize_error"),
 }

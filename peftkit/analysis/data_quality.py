@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from peftkit.analysis.near_duplicates import SketchedTexts, can_find_near_duplicates, find_near_duplicates
+from peftkit.answer_texts.text_normalization import text_hash
 from peftkit.components import Example, Task
 from peftkit.models import BoundObjective
-from peftkit.text_normalization import text_hash
 
 REPORTED_ROWS = 50_000
 """Number of rows of each split that are compared exactly."""

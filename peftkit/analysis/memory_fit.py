@@ -215,6 +215,7 @@ def _divisions(recipe: Recipe) -> list[tuple[str, ...]]:
     """Return overrides that divide a step into more and more microbatches, none at first."""
     train = recipe.train
     steps = train.gradient_accumulation_steps
+    divided: list[tuple[str, ...]]
     if train.tokens_per_batch:
         divided = [(f"train.gradient_accumulation_steps={steps * 2**power}",) for power in range(1, DOUBLINGS + 1)]
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from peftkit.text_normalization import normalize
+from peftkit.answer_texts.text_normalization import normalize
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from peftkit.answer_texts.text_normalization import text_hash
 from peftkit.components import Example, Task
 from peftkit.components.types import Row
 from peftkit.data.examples import describe_row, to_examples
 from peftkit.data.token_cache import STATISTICS_COLUMNS, Columns, cached_columns
 from peftkit.errors import InputError, LengthError, PluginError, RowError, comma_separated
 from peftkit.models import BoundObjective, ModelFamily
-from peftkit.text_normalization import text_hash
 
 REQUIRED_KEYS = ("length", "source_tokens", "target_tokens")
 """Keys that the rows of every objective have."""

@@ -7,13 +7,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from peftkit.answer_texts.text_normalization import normalize, text_hash
 from peftkit.components import Example, Metric, Objective
 from peftkit.data.pipeline import PreparedData
 from peftkit.data.tokenized_split import TokenizedSplit
 from peftkit.errors import RunError
 from peftkit.evaluate.evaluator import explain_metric_errors
 from peftkit.recipe import Recipe
-from peftkit.text_normalization import normalize, text_hash
 
 RANDOM_DRAWS = 5
 """Random baselines whose scores are averaged; a single one for generated text."""

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from peftkit.answer_texts.text_normalization import to_identifier
 from peftkit.components import Example, Metric, Objective, Prediction
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.data.tokenized_split import TokenizedSplit
@@ -20,7 +21,6 @@ from peftkit.models import BoundObjective
 from peftkit.oom import retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.recipe.recipe import LOSS
-from peftkit.text_normalization import to_identifier
 
 PREDICTION = "prediction"
 """Key of a prediction: the predicted text."""

@@ -155,8 +155,8 @@ def _rows(samples: Sequence[Mapping[str, Any]], values: Mapping[str, float]) -> 
         row["scores"] |= {value_name(metric, sample["filter"]): each for metric, each in numbers_among(scores)}
     ordered = [rows[index] for index in sorted(rows)]
     for name, value in values.items():
-        scores = [row["scores"].get(name, math.nan) for row in ordered]
-        if not math.isclose(sum(scores) / len(scores), value, rel_tol=1e-6, abs_tol=1e-9):
+        of_rows = [row["scores"].get(name, math.nan) for row in ordered]
+        if not math.isclose(sum(of_rows) / len(of_rows), value, rel_tol=1e-6, abs_tol=1e-9):
             for row in ordered:
                 row["scores"].pop(name, None)
     return ordered

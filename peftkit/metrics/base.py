@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peftkit.answer_texts.text_normalization import normalize
 from peftkit.components import Example, Metric
-from peftkit.text_normalization import normalize
 
 __all__ = ["EvaluateMetric", "mean", "normalize"]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftkit.answer_texts.text_normalization import collapse_blanks
 from peftkit.components import Example, TaskKind
 from peftkit.metrics.base import EvaluateMetric
-from peftkit.text_normalization import collapse_blanks
 
 Rank = Annotated[int, Field(ge=1)]
 

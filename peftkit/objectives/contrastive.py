@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from peftkit.answer_texts.text_normalization import collapse_blanks
 from peftkit.components import Example, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.errors import RowError
 from peftkit.objectives.sentence_embedding import VectorObjective, model_prompts
-from peftkit.text_normalization import collapse_blanks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftkit.answer_texts.text_normalization import normalize
 from peftkit.components import Example, Head, ModelKind, Objective, Prediction, Task
 from peftkit.components.family_services import Batch
 from peftkit.components.objective_context import ObjectiveContext
@@ -18,7 +19,6 @@ from peftkit.components.types import NO_ANSWER, Row, TextWindow
 from peftkit.errors import LengthError, RowError
 from peftkit.objectives.completions import FreeGeneration, rewrite_texts
 from peftkit.objectives.window_offsets import windows_as_texts
-from peftkit.text_normalization import normalize
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from peftkit.analysis.near_duplicates import SIMILARITY, SketchedTexts, find_near_duplicates
-from peftkit.text_normalization import normalize
+from peftkit.answer_texts.text_normalization import normalize
 
 
 def similarity(one: str, other: str) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from peftkit import Example, RowError
+from peftkit.answer_texts.text_normalization import text_hash
 from peftkit.data.examples import describe_row, to_examples
 from peftkit.errors import InputError, RunError
-from peftkit.text_normalization import text_hash
 from tests.tiny_runs import Colours
 
 

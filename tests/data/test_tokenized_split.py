@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 import peftkit
 from peftkit import Example
+from peftkit.answer_texts.text_normalization import text_hash
 from peftkit.components.objective_context import ObjectiveContext
 from peftkit.components.types import Row
 from peftkit.data.dataloader import StreamingRows
@@ -31,7 +32,6 @@ from peftkit.models.load_base_model import load_objective
 from peftkit.objectives import LabelRanking
 from peftkit.recipe.model_names import model_path
 from peftkit.tasks.multiple_choice import MultipleChoice
-from peftkit.text_normalization import text_hash
 from tests.data.test_examples import Wrong
 from tests.tiny_runs import Colours, bind_objective
 

@@ -114,7 +114,7 @@ def find_probe_errors(
         is_metric = config.metric not in (None, LOSS)
         if version is not None and is_metric and not find_metric(version.task, str(config.metric), metrics):
             known = _values(version.task, metrics)
-            near = f"{did_you_mean(config.metric, known)}; its values are {comma_separated(known)}"
+            near = f"{did_you_mean(str(config.metric), known)}; its values are {comma_separated(known)}"
             text = f"no metric of {type(version.task).kind} tasks computes {config.metric!r}{near}"
             errors.append(located_error((*path, "metric"), text))
     return errors

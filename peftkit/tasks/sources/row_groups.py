@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from peftkit.answer_texts.text_normalization import text_hash
 from peftkit.errors import InputError, RowError
-from peftkit.text_normalization import text_hash
 
 if TYPE_CHECKING:
     from peftkit.tasks.dataset_task import DatasetTask

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PrivateAttr
 
+from peftkit.answer_texts.text_normalization import collapse_blanks
 from peftkit.components import Example, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import RowError, comma_separated
@@ -18,7 +19,6 @@ from peftkit.tasks.sources.answer_columns import answer_columns
 from peftkit.tasks.sources.data_sample import DataSample
 from peftkit.tasks.sources.row_groups import iterate
 from peftkit.tasks.text_tasks.text_task import find_pair
-from peftkit.text_normalization import collapse_blanks
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftkit.answer_texts.text_normalization import normalize
 from peftkit.errors import DataError, InputError
 from peftkit.tasks import SpanQa, TextClassification
 from peftkit.tasks.sources.row_groups import RowGroups
@@ -26,7 +27,6 @@ from peftkit.tasks.sources.split_loading import (
     undownloaded_builder,
 )
 from peftkit.tasks.sources.splitting import hold_out
-from peftkit.text_normalization import normalize
 from tests.tasks.conftest import Write, tweets
 
 SPLITS = ("train", "validation", "test")
