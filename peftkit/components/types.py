@@ -51,6 +51,7 @@ class RunSpec:
         quantization: ``4bit`` or ``8bit`` if the base model is quantized, else empty.
         sharded: Whether DeepSpeed or FSDP shard weights, gradients or the optimizer's state.
         num_return_sequences: Number of texts that are sampled for each row.
+        has_head: Whether the model has an output layer; false if its hidden states are the outputs.
     """
 
     model_kind: ModelKind | None
@@ -62,6 +63,7 @@ class RunSpec:
     quantization: str = ""
     sharded: bool = False
     num_return_sequences: int = 1
+    has_head: bool = True
 
     @property
     def model_type(self) -> str:

@@ -18,6 +18,7 @@ from peftkit.tasks.data_check import DEFAULT_MAX_BAD, column_problems, find_data
 from peftkit.tasks.file_task import GLOB, FileTask
 from peftkit.tasks.sources import split_loading
 from peftkit.tasks.sources.bad_rows import (
+    MIN_STREAMED_ROWS,
     SkippedSplit,
     leave_out_bad_rows,
     locate_skipped,
@@ -187,8 +188,8 @@ class DatasetTask(FileTask):
         return self.on_bad_row == "skip"
 
     def most_skipped_rows(self, rows: int) -> int:
-        """Returns how many of some rows may be skipped by ``max_bad``; 0 if invalid rows are errors."""
-        return most_bad_rows(self.max_bad, rows) if self.skips_bad_rows else 0
+        """Returns how many rows to predict may be skipped by ``max_bad``, whose share is that of 1,000 at least."""
+        return most_bad_rows(self.max_bad, max(rows, MIN_STREAMED_ROWS)) if self.skips_bad_rows else 0
 
     @property
     def ignores_rows(self) -> bool:
