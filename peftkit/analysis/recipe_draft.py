@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.analysis.task_candidates import TaskCandidate, describe_candidate, families_for, toml_value
+from peftkit.analysis.task_candidates import TaskCandidate, describe_candidate, families_for, objectives_for, toml_value
 from peftkit.components import Method, ModelKind, RunSpec, TaskKind
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.model_names import BUILT_IN_MODELS, model_config, model_kind
+from peftkit.recipe.model_names import BUILT_IN_MODELS, model_config, model_kind, trained_kind
 
 METHODS = ("lora", "full", "ia3", "prefix_tuning", "bitfit", "head_only", "prompt_tuning")
 """The methods that a first comparison would try, the most useful first; those that the model supports are used."""
@@ -49,8 +49,10 @@ def sensible_methods(model: str, task_kind: TaskKind, registry: Registry, number
         number: How many methods to return at most.
     """
     config = model_config(model)
-    kind: ModelKind | None = model_kind(config)
-    spec = RunSpec(kind, task_kind, False, "no", config)
+    objectives = objectives_for(task_kind, registry)
+    kind: ModelKind | None = trained_kind(config, objectives)
+    has_head = not any(each.encodes_texts for each in objectives)
+    spec = RunSpec(kind, task_kind, False, "no", config, has_head=has_head)
     entries = registry.all("method")
     usable = []
     for name in METHODS:

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftkit.components import ModelKind, TaskKind
+from peftkit.components import ModelKind, Objective, TaskKind
 from peftkit.components.types import TaskMatch
 from peftkit.errors import InputError
 from peftkit.plugins import Registry
-from peftkit.recipe.model_names import model_config, model_kind
+from peftkit.recipe.model_names import model_config, model_kind, trained_kind
 
 DOUBT = 0.15
 """How much worse another reading of the data may be than the best for it to be worth a question."""
@@ -81,10 +81,15 @@ def supported_candidates(candidates: Sequence[TaskCandidate], model: str, regist
     Raises:
         InputError: There is none.
     """
-    kind = model_kind(model_config(model))
+    config = model_config(model)
+    kind = model_kind(config)
     if kind is None:
         return [*candidates]
-    supported = [candidate for candidate in candidates if kind in families_for(candidate.kind, registry)]
+    supported = [
+        candidate
+        for candidate in candidates
+        if trained_kind(config, objectives_for(candidate.kind, registry)) in families_for(candidate.kind, registry)
+    ]
     if not supported:
         best = candidates[0]
         families = " or ".join(sorted(families_for(best.kind, registry)))
@@ -186,8 +191,19 @@ def families_for(task_kind: TaskKind, registry: Registry) -> list[ModelKind]:
         task_kind: The kind of task.
         registry: The installed components.
     """
+    objectives = objectives_for(task_kind, registry)
+    return [*dict.fromkeys(family for each in objectives for family in each.families)]
+
+
+def objectives_for(task_kind: TaskKind, registry: Registry) -> list[type[Objective]]:
+    """Return the objectives of a kind of task.
+
+    Args:
+        task_kind: The kind of task.
+        registry: The installed components.
+    """
     objectives: list[Any] = [entry.component for entry in registry.all("objective").values()]
-    return [*dict.fromkeys(family for each in objectives if each.task_kind == task_kind for family in each.families)]
+    return [each for each in objectives if each.task_kind == task_kind]
 
 
 def toml_value(value: Any) -> str:

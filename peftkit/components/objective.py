@@ -52,6 +52,9 @@ class Objective(Component):
     """Metadata of the model cards of folders that have the files of ``export``, such as ``pipeline_tag``."""
     refuses_long_rows: ClassVar[bool] = False
     """Whether rows that are too long are errors instead of truncated, so that ``check`` tokenizes the first rows."""
+    encodes_texts: ClassVar[bool] = False
+    """Whether the outputs are hidden states of texts, so that the encoder is enough of an encoder-decoder such as T5,
+    which is then loaded without its decoder and trained as an encoder."""
     needs_reference: ClassVar[bool] = False
     """Whether losses or predictions compare the model with its base model (see ``ObjectiveContext.reference``)."""
 

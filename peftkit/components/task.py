@@ -133,7 +133,7 @@ class Task(Component):
         return self
 
     def most_skipped_rows(self, rows: int) -> int:
-        """Return how many of some rows may be left out because they are invalid.
+        """Return how many of some rows to predict may be left out because they are invalid.
 
         Args:
             rows: The number of rows.

@@ -53,6 +53,7 @@ class RunSpec:
         num_return_sequences: Number of texts that are sampled for each row.
         max_text_length: The most tokens that the model reads at once: of a source and its target in a decoder, of
             either in other models; None if that is not known.
+        has_head: Whether the model has an output layer; false if its hidden states are the outputs.
     """
 
     model_kind: ModelKind | None
@@ -65,6 +66,7 @@ class RunSpec:
     sharded: bool = False
     num_return_sequences: int = 1
     max_text_length: int | None = None
+    has_head: bool = True
 
     @property
     def model_type(self) -> str:

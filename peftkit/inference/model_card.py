@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.evaluate.wilson_interval import wilson_interval
 from peftkit.models import FAMILIES
+from peftkit.models.bound_objective import transformers_class
 from peftkit.recipe import Recipe
 from peftkit.recipe.model_names import BUILT_IN_MODELS, HUB_ID
 from peftkit.run_directory import RunDirectory
@@ -56,7 +57,7 @@ def model_card(path: Path, recipe: Recipe, *, merged: bool = False) -> str:
         lines += ["", f"| {name}, {rows:,} examples | value | 95 % interval |", "|---|---|---|"]
         lines += [f"| {key} | {value:.4f} | {_interval(key, value, rows)} |" for key, value in selected[name].items()]
     trained, total = summary["parameters"]["trainable"], summary["parameters"]["total"]
-    lines += ["", "## Usage", "", *_loading_code(summary, recipe, merged=merged)]
+    lines += ["", "## Usage", "", *_loading_code(path, summary, recipe, merged=merged)]
     if objective is not None and (usage := objective.describe_usage(_loading_record(path), has_files=has_files)):
         lines += ["", usage]
     lines += ["", "## Training"]
@@ -82,12 +83,14 @@ def _loading_record(path: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
-def _loading_code(summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:
+def _loading_code(path: Path, summary: Mapping[str, Any], recipe: Recipe, *, merged: bool) -> list[str]:
     """Python code that loads the trained model with the library of its format."""
     kind = summary.get("model_kind")
     objective = recipe.objective_for(kind) if kind else None
     needed = objective.head(recipe.task) if objective else None
-    auto_class = needed.auto_class if needed else FAMILIES[kind].auto_class if kind else "AutoModel"
+    auto_class = "AutoModel"
+    if objective and kind:
+        auto_class = transformers_class(objective, recipe.task, FAMILIES[kind], _loading_record(path).get("config", {}))
     name, dtype = recipe.model.name, f"dtype=torch.{recipe.model.dtype}"
     # A head with a different number of labels is replaced by the one in the files.
     head = f", num_labels={needed.outputs}, ignore_mismatched_sizes=True" if needed and needed.outputs else ""

@@ -17,7 +17,6 @@ from peftkit.errors import InputError, MissingFieldsError, RowError, closest, co
 from peftkit.evaluate import evaluator
 from peftkit.inference.finished_run import FinishedRun, evaluation_context
 from peftkit.models import BoundObjective
-from peftkit.tasks.sources.bad_rows import MIN_STREAMED_ROWS
 
 log = logging.getLogger(__name__)
 JSON_OBJECT = re.compile(r'\s*\{\s*["}]')
@@ -71,7 +70,7 @@ def predict(
         while group := list(islice(numbered, recipe.evaluate.batch_size if stream else None)):
             number += len(group)
             filled = [each for each in group if not _is_empty(each[1])]
-            allowed = recipe.task.most_skipped_rows(max(number, MIN_STREAMED_ROWS))
+            allowed = recipe.task.most_skipped_rows(number)
             examples, reasons = _build_examples(run.objective, filled, skips=allowed > 0)
             skipped += [f"{place}: {reason}" for place, reason in reasons.items()]
             if len(skipped) > allowed:

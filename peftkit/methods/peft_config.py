@@ -28,6 +28,7 @@ HEAD_TASK_TYPES: Mapping[str, str] = {
     "AutoModelForTokenClassification": "TOKEN_CLS",
     "AutoModelForQuestionAnswering": "QUESTION_ANS",
     "AutoModel": "FEATURE_EXTRACTION",
+    "AutoModelForTextEncoding": "FEATURE_EXTRACTION",
 }
 """peft's task types by the transformers class that loads the model, where they are not those of its kind."""
 

@@ -88,6 +88,8 @@ class HeadOnly(Method):
         tied = spec.config.get("tie_word_embeddings", spec.model_type in TIED)
         if spec.model_kind in ("decoder", "encoder-decoder") and tied:
             reasons.append(TIED_HEAD)
+        if not spec.has_head:
+            reasons.append("the hidden states are the outputs, so the model has no head; use another method")
         return reasons
 
     def search_space_for(self, model_kind: ModelKind | None) -> SearchSpace:

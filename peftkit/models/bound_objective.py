@@ -19,6 +19,22 @@ from peftkit.models.batches.padding import split_batch
 from peftkit.models.family import ModelFamily
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS, FrozenLayers, identify_texts
 from peftkit.models.reference_model import evaluation_mode
+from peftkit.recipe.model_names import has_encoder_class
+
+
+def transformers_class(objective: Objective, task: Task, family: type[ModelFamily], config: Mapping[str, Any]) -> str:
+    """Return the name of the transformers class that loads a model for an objective.
+
+    Args:
+        objective: the objective.
+        task: its task.
+        family: the model's family.
+        config: the model's ``config.json``.
+    """
+    head = objective.head(task)
+    if head is None:
+        return family.auto_class
+    return "AutoModelForTextEncoding" if objective.encodes_texts and has_encoder_class(config) else head.auto_class
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from peftkit.components.types import ObjectiveSettings
 from peftkit.errors import ModelError, Problem, RecipeError, RunError
 from peftkit.hub_commits import ask_hub
 from peftkit.models import FAMILIES, BoundObjective, ModelFamily
+from peftkit.models.bound_objective import transformers_class
 from peftkit.models.checkpoints.causality import check_bidirectional, check_causality
 from peftkit.models.checkpoints.custom_code import check_architecture, check_tokenizer_code
 from peftkit.models.checkpoints.execution_settings import check_quantization, reset_execution_settings
@@ -42,7 +43,7 @@ from peftkit.models.parameter_counts import count_parameters
 from peftkit.models.reference_model import expected_reference
 from peftkit.recipe import Recipe
 from peftkit.recipe.conflicts.find_conflicts import find_conflicts
-from peftkit.recipe.model_names import architectures_problem, is_local_model, model_kind, model_path
+from peftkit.recipe.model_names import architectures_problem, is_local_model, model_path
 from peftkit.recipe.recipe_file import format_key
 
 GetBatches = Callable[[int], Sequence[Mapping[str, Tensor]]]
@@ -227,7 +228,7 @@ def _check_architecture(recipe: Recipe, config: Any) -> ModelKind:
     described = config.to_dict()
     if problem := architectures_problem(described.get("architectures")):
         raise ModelError(f"the config of {recipe.model.name!r} is invalid: {problem}")
-    kind = model_kind(described)
+    kind = recipe.trained_kind(described)
     if kind is None:
         raise ModelError(
             f"the config of {recipe.model.name!r} has no architecture, so it is unknown whether the model is an "
@@ -271,8 +272,7 @@ def bind_objective(recipe: Recipe, kind: ModelKind, config: Any, tokenizer: PreT
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     options = {"trust_remote_code": recipe.model.trust_remote_code}
     family_class, objective = FAMILIES[kind], recipe.objective_for(kind)
-    head = objective.head(recipe.task)
-    auto_class = family_class.auto_class if head is None else head.auto_class
+    auto_class = transformers_class(objective, recipe.task, family_class, config.to_dict())
     positions = count_positions(config, kind, auto_class, **options)
     lengths = fit_lengths(recipe, kind, positions, generates=objective.generates)
     virtual = recipe.method.virtual_tokens(kind).get("encoder", 0)

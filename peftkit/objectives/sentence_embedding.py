@@ -56,6 +56,7 @@ class VectorObjective(Objective):
     configuration, and false without one. Cosine similarity is the same either way."""
 
     families: ClassVar[tuple[ModelKind, ...]] = ("encoder", "decoder")
+    encodes_texts = True
     used_settings = ()
     card_metadata: ClassVar[Mapping[str, str]] = {
         "library_name": "sentence-transformers",

@@ -14,7 +14,7 @@ from peftkit.plugins import Registry
 from peftkit.recipe.conflicts.find_conflicts import Conflict
 from peftkit.recipe.evaluation_tasks import EvaluationTask, name_of_table
 from peftkit.recipe.load_recipe import find_problems, load_raw_recipe, sort_problems
-from peftkit.recipe.model_names import model_config, model_kind
+from peftkit.recipe.model_names import model_config
 from peftkit.recipe.partial_recipe import known, without_keys
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.recipe import Recipe
@@ -119,7 +119,7 @@ def check_method_options(recipe: Recipe) -> None:
 def _option_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     kind: ModelKind | None = None
     with known():
-        kind = model_kind(model_config(recipe.model.name))
+        kind = recipe.trained_kind(model_config(recipe.model.name))
     with known():
         for problem in _call(recipe.method, lambda method: method.find_option_problems(kind)):
             yield ("method", problem.option), problem.text

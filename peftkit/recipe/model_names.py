@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peftkit.components import ModelKind
+from peftkit.components import ModelKind, Objective
 from peftkit.errors import comma_separated, did_you_mean, summarize_error
 
 BUILT_IN_MODELS = ("pocket-t5", "pocket-decoder", "pocket-encoder")
@@ -20,6 +20,8 @@ GENERATES = ("ForConditionalGeneration", "ForCausalLM")
 """Suffixes of multimodal architectures that generate text."""
 NOT_MODEL_CONFIGS = frozenset({"text_config", "quantization_config", "task_specific_params", "generation_config"})
 """Tables of a config that do not configure a part of the model beside its text model."""
+ENCODER_CLASSES = ("mt5", "t5", "umt5")
+"""The encoder-decoders of which transformers and sentence-transformers load the encoder alone."""
 TEXT_MODEL_ARCHITECTURE = "TextModelForCausalLM"
 """The architecture name of a text model within a multimodal model."""
 
@@ -79,6 +81,28 @@ def model_kind(config: Mapping[str, Any]) -> ModelKind | None:
         return None
     is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel")) and not _reads_both_directions(config)
     return "decoder" if is_decoder else "encoder"
+
+
+def trained_kind(config: Mapping[str, Any], objectives: Iterable[type[Objective]]) -> ModelKind | None:
+    """Determine the kind of what is loaded of a model: of some encoder-decoders the encoder, for vectors of texts.
+
+    Args:
+        config: The model's ``config.json``.
+        objectives: The objectives of a kind of task.
+
+    Returns:
+        The kind; None if the config names no architecture.
+    """
+    kind, classes = model_kind(config), [*objectives]
+    if kind != "encoder-decoder" or not has_encoder_class(config):
+        return kind
+    encodes = any(each.encodes_texts for each in classes)
+    return "encoder" if encodes and not any(kind in each.families for each in classes) else kind
+
+
+def has_encoder_class(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers and sentence-transformers load the encoder of an encoder-decoder alone."""
+    return config.get("model_type") in ENCODER_CLASSES
 
 
 def _reads_both_directions(config: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from peftkit.file_formats import RECIPE_FORMAT
 from peftkit.plugins.entry_points import BUILTIN_DISTRIBUTION
 from peftkit.recipe.component_validation import component_validator
 from peftkit.recipe.evaluation_tasks import EvaluationTask, find_set_errors, make_evaluation_task
+from peftkit.recipe.model_names import trained_kind
 from peftkit.recipe.probes.probe_config import ProbeConfig
 from peftkit.recipe.probes.probe_tasks import RecipeProbe, find_probe_errors, make_probe, make_probe_task
 from peftkit.recipe.tables.config_table import ConfigTable
@@ -137,6 +138,17 @@ class Recipe(ConfigTable):
         if self.objective is not None:
             return (type(self.objective),)
         return tuple(each for each in self._objectives if each.task_kind == type(self.task).kind)
+
+    def trained_kind(self, config: Mapping[str, Any]) -> ModelKind | None:
+        """Return the kind of what is loaded of a model for the task: of some encoder-decoders the encoder.
+
+        Args:
+            config: The model's ``config.json``.
+
+        Returns:
+            The kind; None if the config names no architecture.
+        """
+        return trained_kind(config, self.objectives)
 
     def objectives_for(self, kind: ModelKind | None) -> tuple[type[Objective], ...]:
         """Return the objectives for a kind of model, of which there must be one.

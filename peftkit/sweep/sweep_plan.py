@@ -18,7 +18,7 @@ from peftkit.data.input_files import code_digests, file_states
 from peftkit.errors import ModelError, PeftkitError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.model_names import model_config, model_kind
+from peftkit.recipe.model_names import model_config
 from peftkit.recipe.tables.run_config import RunConfig
 from peftkit.recipe.tables.train_config import WITHOUT_COST
 from peftkit.run_directory import RunDirectory
@@ -265,7 +265,7 @@ class _CostEstimator:
 
     def _code_of(self, recipe: Recipe) -> Mapping[str, str]:
         """Return the digests of the plugins that a recipe uses."""
-        kind, objective = model_kind(model_config(recipe.model.name)), recipe.objective
+        kind, objective = recipe.trained_kind(model_config(recipe.model.name)), recipe.objective
         if kind is not None:
             with suppress(LookupError):  # which estimating the recipe reports
                 objective = recipe.objective_for(kind)

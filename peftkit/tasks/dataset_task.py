@@ -16,14 +16,8 @@ from peftkit.tasks import prompt_templates
 from peftkit.tasks.columns import get_nonblank_text, get_text, has_column
 from peftkit.tasks.data_check import DEFAULT_MAX_BAD, column_problems, find_data_problems, options_for_bad_rows
 from peftkit.tasks.file_task import GLOB, FileTask
-from peftkit.tasks.sources import split_loading
-from peftkit.tasks.sources.bad_rows import (
-    SkippedSplit,
-    leave_out_bad_rows,
-    locate_skipped,
-    most_bad_rows,
-    parse_percentage,
-)
+from peftkit.tasks.sources import bad_rows, split_loading
+from peftkit.tasks.sources.bad_rows import SkippedSplit, leave_out_bad_rows, locate_skipped, parse_percentage
 from peftkit.tasks.sources.data_sample import DataSample, held_out_options, path_option, read_sample
 from peftkit.tasks.sources.data_source import SPLIT_NAMES, DataSource
 from peftkit.tasks.sources.row_groups import RowGroups
@@ -187,8 +181,8 @@ class DatasetTask(FileTask):
         return self.on_bad_row == "skip"
 
     def most_skipped_rows(self, rows: int) -> int:
-        """Returns how many of some rows may be skipped by ``max_bad``; 0 if invalid rows are errors."""
-        return most_bad_rows(self.max_bad, rows) if self.skips_bad_rows else 0
+        """Returns how many rows to predict may be skipped by ``max_bad``, whose share is that of 1,000 at least."""
+        return bad_rows.most_bad_rows(self.max_bad, max(rows, bad_rows.MIN_STREAMED_ROWS)) if self.skips_bad_rows else 0
 
     @property
     def ignores_rows(self) -> bool:

@@ -98,14 +98,27 @@ def check_equal_results(make_recipe: Callable[..., Recipe], registry: Registry) 
     one, two = make_recipe("one", "train.batch_size=8"), make_recipe("two", "train.batch_size=4")
     run_processes(one, registry)
     run_processes(two, registry, 2)
-    rows = [RunDirectory(only_run(recipe)).evaluations() for recipe in (one, two)]
     assert RunDirectory(only_run(two)).summary()["processes"] == 2
+    check_equal_evaluations(only_run(one), only_run(two))
+
+
+def check_equal_evaluations(one: Path, other: Path) -> None:
+    """Check that two runs record the same losses and metrics, within 1e-5.
+
+    Args:
+        one: The directory of a run.
+        other: That of a run in several processes.
+
+    Raises:
+        AssertionError: The check failed.
+    """
+    rows = [RunDirectory(path).evaluations() for path in (one, other)]
     for first, second in zip(*rows, strict=True):
         for split in ("train", "dev", "test"):
             for key, value in first[split].items():
-                other = second[split][key]
-                assert value == other or abs(value - other) <= TOLERANCE * max(1.0, abs(value)), (
-                    f"step {first['step']}, {split} {key}: {other} with two processes, {value} with one"
+                other_value = second[split][key]
+                assert value == other_value or abs(value - other_value) <= TOLERANCE * max(1.0, abs(value)), (
+                    f"step {first['step']}, {split} {key}: {other_value} with several processes, {value} with one"
                 )
 
 
@@ -174,13 +187,16 @@ def check_callback(callback: Callback, folder: Path, *, changes_training: bool =
         check_resume_after(min(2, summaries[0]["steps"] - 1), one, registry)
 
 
-def check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
+def check_resume_after(
+    step: int, recipe: Recipe, registry: Registry, run: Callable[..., object] = run_processes
+) -> None:
     """Check that a finished run ends with the same results when it is resumed after a step.
 
     Args:
         step: The step.
         recipe: The recipe of the run, which saves a checkpoint after every step.
         registry: The components.
+        run: Runs the recipe with these components and ``resume``; in one process by default.
 
     Raises:
         AssertionError: The check failed.
@@ -190,7 +206,7 @@ def check_resume_after(step: int, recipe: Recipe, registry: Registry) -> None:
     for later in sorted((path / "checkpoints").iterdir())[step:]:
         shutil.rmtree(later)
     (path / "summary.json").unlink()
-    run_processes(recipe, registry, resume=str(path))
+    run(recipe, registry, resume=str(path))
     assert RunDirectory(path).summary()["resumed_after_steps"] == [step]
     after = _outcome(path)
     different = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 from peftkit import Example
 from peftkit.components import Objective
@@ -24,12 +24,37 @@ from peftkit.testing import check_objective
 from peftkit.testing.run_checks import recipe_maker, registry_with
 from tests.tiny_runs import ColourDocuments, Quiet, tiny
 
-FURTHER = ("roberta", "distilbert", "modernbert", "deberta-v2", "electra", "gpt2", "qwen2", "gemma2")
+FURTHER = ("roberta", "distilbert", "modernbert", "deberta-v2", "electra", "mt5", "gpt2", "qwen2", "gemma2")
 
 
 @pytest.mark.parametrize("objective", [ContrastiveEmbedding(symmetric=True)])
 def test_objectives_conform(objective: Objective, tmp_path: Path) -> None:
     check_objective(objective, ColourDocuments(), tmp_path, runs=False)
+
+
+def test_vectors_of_an_encoder_decoder_are_those_of_its_encoder(tmp_path: Path) -> None:
+    objective, task = ContrastiveEmbedding(), ColourDocuments()
+    architectures: Any = {"encoder": "t5"}
+    check_objective(objective, task, tmp_path, runs=False, architectures=architectures)
+    changes = {"task": task.model_dump(mode="json"), "objective": objective.model_dump(mode="json")}
+    base = load_base(recipe_maker(Quiet(), "t5", tmp_path / "one", objective, task, changes=changes)("run"))
+    assert base.kind == "encoder"
+    assert type(base.model).__name__ == "T5EncoderModel"
+    folder = tmp_path / "one" / "model"
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder).eval()
+    expected = encoder(**tokenizer(["a leaf"], return_tensors="pt")).last_hidden_state.mean(1)[0]
+    rows = base.objective.tokenize([Example("a leaf", "")], training=False)
+    [vectors] = objective.predict_vectors(base.model.eval(), rows, base.objective.context)
+    assert (vectors[0] - expected).abs().max() < 1e-6
+    changes.pop("objective")
+    other = recipe_maker(Quiet(), "bart", tmp_path / "two", objective, task, changes=changes)
+    with pytest.raises(RecipeError, match="no objective for a model of kind 'encoder-decoder'"):
+        other("run")
+    without_head = recipe_maker(
+        Quiet(), "t5", tmp_path / "three", objective, task, changes={**changes, "method": {"name": "head_only"}}
+    )
+    with pytest.raises(RecipeError, match=r"'head_only' is incompatible .* the model has no head"):
+        without_head("run")
 
 
 @pytest.mark.slow

@@ -6,14 +6,23 @@ from typing import Any
 
 import pytest
 
+from peftkit.objectives import (
+    ContrastiveEmbedding,
+    FreeGeneration,
+    NumberGeneration,
+    RegressionHead,
+    SimilarityEmbedding,
+)
 from peftkit.recipe.model_names import (
     ASSETS,
     BUILT_IN_MODELS,
+    ENCODER_CLASSES,
     architectures_problem,
     model_config,
     model_kind,
     model_path,
     text_config,
+    trained_kind,
     validate_model_name,
 )
 
@@ -45,6 +54,29 @@ def test_built_in_models_have_their_kinds_and_paths() -> None:
 )
 def test_model_kind(config: dict[str, Any], expected: str | None) -> None:
     assert model_kind(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("model_type", "objectives", "expected"),
+    [
+        ("t5", (ContrastiveEmbedding,), "encoder"),
+        ("umt5", (SimilarityEmbedding,), "encoder"),
+        ("bart", (ContrastiveEmbedding,), "encoder-decoder"),
+        ("t5", (FreeGeneration,), "encoder-decoder"),
+        ("t5", (RegressionHead, NumberGeneration), "encoder-decoder"),
+    ],
+)
+def test_vectors_of_texts_need_the_encoder_of_an_encoder_decoder(
+    model_type: str, objectives: Any, expected: str
+) -> None:
+    config = {"is_encoder_decoder": True, "architectures": ["X"], "model_type": model_type}
+    assert trained_kind(config, objectives) == expected
+
+
+def test_transformers_loads_the_encoders_alone() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES as NAMES
+
+    assert all(NAMES[model_type].endswith("EncoderModel") for model_type in ENCODER_CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ SETTINGS: Mapping[str, Callable[[Recipe], Any]] = {
     "quantization": lambda recipe: recipe.model.quantization or "",
     "sharded": lambda recipe: recipe.train.deepspeed.used or recipe.train.fsdp,
     "num_return_sequences": lambda recipe: recipe.evaluate.num_return_sequences,
+    "has_head": lambda recipe: not any(each.encodes_texts for each in recipe.objectives),
 }
 """How the settings that components are checked against are read."""
 POSSIBLE: Mapping[str, Sequence[Any]] = {
@@ -42,6 +43,7 @@ POSSIBLE: Mapping[str, Sequence[Any]] = {
     "quantization": ("", "4bit", "8bit"),
     "sharded": (False, True),
     "num_return_sequences": (1, 1 << 20),
+    "has_head": (True, False),
 }
 """The values that they may have where a key is invalid."""
 
@@ -73,7 +75,7 @@ def find_conflicts(recipe: Recipe, config: Mapping[str, Any]) -> list[Conflict]:
     Raises:
         PluginError: A component raises while its incompatibilities are checked.
     """
-    kind, specs = model_kind(config), _possible_specs(recipe, config)
+    kind, specs = _trained_kind(recipe, config), _possible_specs(recipe, config)
     checks: list[Iterator[Conflict]] = [
         _metric_conflicts(recipe, kind),
         _selection_conflicts(recipe),
@@ -129,7 +131,7 @@ def _possible_specs(recipe: Recipe, config: Mapping[str, Any]) -> list[RunSpec]:
     for name, read in SETTINGS.items():
         with known():
             values[name] = [read(recipe)]
-    kind, values["max_text_length"] = model_kind(config), [None]
+    kind, values["max_text_length"] = _trained_kind(recipe, config), [None]
     with known():
         lengths = recipe.train.max_source_length, recipe.train.max_target_length
         longest = {"encoder": lengths[0], "encoder-decoder": max(lengths), "decoder": sum(lengths)}
@@ -138,6 +140,13 @@ def _possible_specs(recipe: Recipe, config: Mapping[str, Any]) -> list[RunSpec]:
         RunSpec(model_kind=kind, config=text_config(config), **dict(zip(values, each, strict=True)))
         for each in product(*values.values())
     ]
+
+
+def _trained_kind(recipe: Recipe, config: Mapping[str, Any]) -> ModelKind | None:
+    """Return the kind of what is loaded of a model; of the whole model if the task or the objective is invalid."""
+    with known():
+        return recipe.trained_kind(config)
+    return model_kind(config)
 
 
 def unmeasured_budgets(recipe: Recipe, registry: Registry) -> list[Conflict]:

@@ -16,7 +16,7 @@ from peftkit.components import ModelKind, Range, SearchSpace
 from peftkit.errors import InputError, RecipeError, RunError
 from peftkit.plugins import Registry
 from peftkit.recipe import Recipe
-from peftkit.recipe.model_names import model_config, model_kind
+from peftkit.recipe.model_names import model_config
 from peftkit.sweep.grid import Grid, Layer, Study, expand, make_recipe, relocate_problems, to_overrides, unflatten
 from peftkit.sweep.sweep_file import MODEL_BASED_FROM, TuneConfig, read_sweep, to_search_space
 from peftkit.sweep.tuning.samplers import (
@@ -124,7 +124,7 @@ def resolve_model_kind(recipe: Recipe) -> ModelKind | None:
     Raises:
         RunError: The config cannot be loaded.
     """
-    kind = model_kind(model_config(recipe.model.name))
+    kind = recipe.trained_kind(model_config(recipe.model.name))
     if kind is None:  # the config is on the hub
         from peftkit.models.load_base_model import load_objective  # imports torch
 
