@@ -30,6 +30,7 @@ from peftkit.models.special_tokens import (
     detect_special_tokens,
     embedding_size,
     find_eos_id,
+    special_ids,
     token_ids,
 )
 
@@ -342,7 +343,7 @@ class ModelFamily(TextStates):
             RowError: an id has no embedding, or decoding generated text would drop it.
         """
         self._check_ids(ids, "target", "decoder")
-        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id, self.eos_id}
+        special = special_ids(self.tokenizer) - {self.tokenizer.unk_token_id, self.eos_id}
         if generated and (wrong := next((i for i in ids if i in special), None)) is not None:
             token = self.tokenizer.convert_ids_to_tokens(wrong)
             remedy = "is removed from predictions; add it to the tokenizer as a token that is not special"
