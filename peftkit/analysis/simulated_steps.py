@@ -27,6 +27,7 @@ from peftkit.macs.shadow_models import VALUE_ERRORS
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, with_tensors
 from peftkit.models.batches.in_batch_negatives import describe_processes
+from peftkit.models.batches.padding import max_lengths
 from peftkit.models.frozen_outputs import FROZEN_OUTPUTS
 from peftkit.models.load_base_model import init_random_base
 from peftkit.recipe import Recipe
@@ -356,8 +357,8 @@ def _microbatches_by_step(
             parts = [splitter.collate(part) for part in divide_rows(batch_rows, number)]
             microbatches: list[Microbatch] = [part for batch_parts in parts for part in batch_parts]
             if splitter.costs is None:
-                max_lengths = family.max_lengths(microbatches)
-                microbatches = [family.pad_to(microbatch, max_lengths) for microbatch in microbatches]
+                lengths = max_lengths(microbatches)
+                microbatches = [family.pad_to(microbatch, lengths) for microbatch in microbatches]
             if splitter.objective.component.compares_rows and len(microbatches) > 1:
                 microbatches = describe_processes(microbatches, number // train.gradient_accumulation_steps)
             yield (

@@ -20,7 +20,7 @@ from peftkit.data.length_buckets import BUCKET, LengthBucketSampler, batch_simil
 from peftkit.data.token_batches import TokenBatchSampler, step_sizes
 from peftkit.data.tokenized_split import tokenize_columns
 from peftkit.models import BoundObjective
-from peftkit.models.batches.padding import TARGET_POSITIONS
+from peftkit.models.batches.padding import TARGET_POSITIONS, max_lengths
 from peftkit.recipe import Recipe
 
 SHUFFLE_BUFFER = 10_000
@@ -166,7 +166,7 @@ def shortest_and_longest_batch(recipe: Recipe, rows: TrainRows, objective: Bound
     shortest = objective.collate([rows[int(lengths[0].argmin())]] * number)
     longest = objective.collate([rows[int(column.argmax())] for column in lengths])
     family = objective.family
-    padded = family.pad_to(shortest, family.max_lengths([longest]))
+    padded = family.pad_to(shortest, max_lengths([longest]))
     if TARGET_POSITIONS in padded:
         positions = [objective.collate([rows[int(each.argmax())]] * number)[TARGET_POSITIONS] for each in lengths]
         padded[TARGET_POSITIONS] = torch.zeros_like(max(positions, key=torch.Tensor.numel))

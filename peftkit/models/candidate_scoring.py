@@ -13,7 +13,6 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from peftkit.components.family_services import ScoreCandidates
 from peftkit.components.types import CandidateScores, TokenizedRow
 from peftkit.models.batches.padding_check import ignores_padding
+from peftkit.models.decoding.batch_limits import Limits, limits
 from peftkit.models.decoding.candidate_tree import CandidateTree
 from peftkit.models.decoding.prefix_cache import base_for_cache
 from peftkit.models.family import ModelFamily
@@ -342,32 +342,6 @@ class CandidateLogprobs:
             [[sums[c.candidate_index] for c in candidates] for candidates in self.by_row],
             [[len(c.ids) for c in candidates] for candidates in self.by_row],
         )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one forward pass over suffixes.
-
-    Attributes:
-        bytes: maximum bytes of copied caches and masks.
-        padding: maximum number of padding tokens.
-        tokens: number of tokens above which a batch is scored in parts.
-    """
-
-    bytes: int
-    padding: int
-    tokens: int
-
-
-CPU = Limits(32 * 2**20, 64, 1536)
-"""What does not fit the processor's caches makes larger passes slower; a pass costs about as much as 50 tokens."""
-ACCELERATOR = Limits(256 * 2**20, 2048, 2**62)
-"""A pass costs more than its padding."""
-
-
-def limits(device: torch.device) -> Limits:
-    """Return the limits for a device."""
-    return CPU if device.type == "cpu" else ACCELERATOR
 
 
 def batch_by_length(

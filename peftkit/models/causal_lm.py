@@ -19,9 +19,9 @@ from peftkit.models.candidate_scoring import (
     CandidateLogprobs,
     ScoringStrategy,
     batch_by_length,
-    limits,
 )
 from peftkit.models.chat.chat_template import ConversationTemplate
+from peftkit.models.decoding.batch_limits import limits
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_tree
 from peftkit.models.decoding.decoder_generation import PromptContinuation
 from peftkit.models.decoding.prefix_cache import (
@@ -41,7 +41,7 @@ from peftkit.models.heads.logits_to_keep import TargetLogits, target_logits
 from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.lengths.truncation import truncate_start
 from peftkit.models.prompt_tokenization import Prompt, append_eos, ids_after_prompt
-from peftkit.models.special_tokens import embedding_size, read_generated, token_ids
+from peftkit.models.special_tokens import describe_problems, embedding_size, read_generated, token_ids
 
 
 class CausalLM(CachedScorer):
@@ -54,7 +54,9 @@ class CausalLM(CachedScorer):
         return self.max_source_length + len(self.special_tokens.suffix)  # which a prompt does not have
 
     def special_token_problems(self) -> list[str]:
-        return self._describe_problems("decoder", lambda: self.special_tokens.prefix, lambda: [self.eos_id])
+        return describe_problems(
+            self.tokenizer, self.config, "decoder", lambda: self.special_tokens.prefix, lambda: [self.eos_id]
+        )
 
     def _add_template(self, ids: list[int]) -> list[int]:
         """Add only the prefix, since the target follows; an empty prompt becomes the bos or eos token."""

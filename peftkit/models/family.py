@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.components import Example, Side
 from peftkit.components.family_services import ChatTemplate, ScoreCandidates
 from peftkit.components.types import IGNORE_INDEX, CandidateScores, GeneratedText, RowSampling, TextWindow, TokenizedRow
-from peftkit.errors import InputError, RowError
+from peftkit.errors import RowError
 from peftkit.models.batches.collated_batch import CHOICES
-from peftkit.models.batches.padding import TARGET_POSITIONS, find_pad_id, pad_batch
+from peftkit.models.batches.padding import find_pad_id, pad_batch
 from peftkit.models.batches.text_states import TextStates, no_model_file
 from peftkit.models.heads.logits_to_keep import TargetLogits
 from peftkit.models.heads.token_losses import sum_cross_entropy, target_loglikelihoods
@@ -28,9 +28,11 @@ from peftkit.models.special_tokens import (
     check_candidates_differ,
     decode_generated,
     describe_ids_without_embedding,
+    describe_problems,
     detect_special_tokens,
     embedding_size,
     find_eos_id,
+    special_ids,
     token_ids,
 )
 
@@ -100,22 +102,12 @@ class ModelFamily(TextStates):
     @cached_property
     def _not_generated(self) -> frozenset[int]:
         """Special tokens that are removed from generated texts, but for those that are treated apart."""
-        return frozenset(self.tokenizer.all_special_ids) - {self._unk_id, self.eos_id}
+        return frozenset(special_ids(self.tokenizer)) - {self._unk_id, self.eos_id}
 
     def special_token_problems(self) -> list[str]:
         """Describe the special tokens that every row needs and that are missing or have no embedding."""
-        return self._describe_problems("encoder", lambda: [*self.special_tokens.prefix, *self.special_tokens.suffix])
-
-    def _describe_problems(self, side: Side, *id_getters: Callable[[], Sequence[int]]) -> list[str]:
-        """Describe ids that one side needs but that cannot be determined or have no embedding."""
-        problems = []
-        for get_ids in id_getters:
-            try:
-                size = embedding_size(self.config, side)
-                problems.append(describe_ids_without_embedding(get_ids(), size, self.tokenizer))
-            except InputError as error:
-                problems.append(str(error))
-        return [*dict.fromkeys(filter(None, problems))]
+        ids = lambda: [*self.special_tokens.prefix, *self.special_tokens.suffix]  # noqa: E731
+        return describe_problems(self.tokenizer, self.config, "encoder", ids)
 
     def _check_ids(self, ids: list[int], field: str, side: Side) -> list[int]:
         """Return the ids, or raise a RowError if one of them has no embedding, or they are too few for the model."""
@@ -179,11 +171,6 @@ class ModelFamily(TextStates):
             {**row, "candidates": [candidate], "answer": 0} for row in rows for candidate in row["candidates"]
         ]
         return {**self.collate(texts), CHOICES: torch.tensor([len(row["candidates"]) for row in rows])}
-
-    def max_lengths(self, batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
-        """Return the largest padded length among the batches for each tensor of texts, by its key."""
-        keys = sorted(key for key, value in batches[0].items() if value.ndim == 2 and key != TARGET_POSITIONS)
-        return {key: max(batch[key].shape[1] for batch in batches) for key in keys}
 
     def pad_to(self, batch: Mapping[str, Tensor], lengths: Mapping[str, int]) -> dict[str, Tensor]:
         """Pad a batch further.

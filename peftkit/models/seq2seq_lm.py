@@ -20,8 +20,8 @@ from peftkit.models.candidate_scoring import (
     CandidateLogprobs,
     ScoringStrategy,
     batch_by_length,
-    limits,
 )
+from peftkit.models.decoding.batch_limits import limits
 from peftkit.models.decoding.candidate_tree import PackedTexts, candidate_chains
 from peftkit.models.decoding.greedy_search import ManyEnded, can_divide, search
 from peftkit.models.decoding.kv_cache_check import generate
@@ -32,6 +32,7 @@ from peftkit.models.heads.token_losses import sum_logprobs
 from peftkit.models.prompt_tokenization import append_eos
 from peftkit.models.special_tokens import (
     SpecialTokens,
+    describe_problems,
     detect_special_tokens,
     find_decoder_start_id,
     read_generated,
@@ -65,7 +66,10 @@ class Seq2SeqLM(CachedScorer):
 
     def special_token_problems(self) -> list[str]:
         id_getters = (lambda: [self.decoder_start_id], lambda: [self.eos_id], lambda: self.target_special_tokens.prefix)
-        return [*super().special_token_problems(), *self._describe_problems("decoder", *id_getters)]
+        return [
+            *super().special_token_problems(),
+            *describe_problems(self.tokenizer, self.config, "decoder", *id_getters),
+        ]
 
     def tokenize_completions(
         self, examples: Sequence[Example], *, ranked: bool, generated: bool = False, join: str = " "

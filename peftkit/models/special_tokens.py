@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any
@@ -92,7 +92,7 @@ def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = 
         starts = [i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare]
         if bare and len(starts) == 1:  # an unknown token may equal a special one
             prefix, suffix = tuple(full[: starts[0]]), tuple(full[starts[0] + len(bare) :])
-            special = {*tokenizer.all_special_ids, *_added_special_ids(tokenizer)} - {tokenizer.unk_token_id}
+            special = special_ids(tokenizer) - {tokenizer.unk_token_id}
             return SpecialTokens(prefix, suffix, frozenset(special.intersection(prefix)))
     if added := token_ids(tokenizer, [""], target=target)[0]:
         raise InputError(
@@ -102,17 +102,20 @@ def detect_special_tokens(tokenizer: PreTrainedTokenizerBase, *, target: bool = 
     return SpecialTokens()
 
 
-def _added_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of added tokens that are special, such as [CLS] without a role."""
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids that are removed from decoded text: also those of special tokens without a role.
+
+    Args:
+        tokenizer: the model's tokenizer.
+    """
     added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
-    return [i for i, token in added.items() if token.special]
+    return frozenset({*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)})
 
 
 def _probes(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     """Yield texts that the tokenizer may encode, at last those of its own tokens: it may lack the Latin alphabet."""
     yield from PROBES
-    special = {*tokenizer.all_special_ids}
-    ids = sorted({*tokenizer.get_vocab().values()} - special)
+    ids = sorted({*tokenizer.get_vocab().values()} - special_ids(tokenizer))
     yield from (decode_exactly(tokenizer, [i]) for i in islice(ids, MAX_VOCABULARY_PROBES))
 
 
@@ -193,9 +196,12 @@ def describe_ids_without_embedding(ids: Sequence[int], size: int | None, tokeniz
     if size is None or not ids or max(ids) < size:
         return ""
     wrong = next(i for i in ids if i >= size)
+    reason = f"but the model has embeddings for {size} tokens only"
+    if (token := tokenizer.convert_ids_to_tokens(wrong)) is None:
+        return f"the tokenizer has no token of the id {wrong}, {reason}; correct the ids in the model's config.json"
     return (
-        f"the token {tokenizer.convert_ids_to_tokens(wrong)!r} has the id {wrong}, but the model has embeddings for "
-        f"{size} tokens only; save the model with its embeddings resized to the tokenizer, or leave the token out"
+        f"the token {token!r} has the id {wrong}, {reason}; save the model with its embeddings resized to the "
+        "tokenizer, or leave the token out"
     )
 
 
@@ -254,3 +260,23 @@ def read_generated(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_
     """
     ends = (position for position, each in enumerate(ids, 1) if each in stop_ids)
     return GeneratedText(decode_generated(tokenizer, ids, stop_ids), next(ends, len(ids)))
+
+
+def describe_problems(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, side: Side, *id_getters: Callable[[], Sequence[int]]
+) -> list[str]:
+    """Describe ids that one side of a model needs but that cannot be determined or have no embedding.
+
+    Args:
+        tokenizer: The tokenizer.
+        config: The model's config.
+        side: The side.
+        id_getters: Each returns ids, or raises an InputError.
+    """
+    problems = []
+    for get_ids in id_getters:
+        try:
+            problems.append(describe_ids_without_embedding(get_ids(), embedding_size(config, side), tokenizer))
+        except InputError as error:
+            problems.append(str(error))
+    return [*dict.fromkeys(filter(None, problems))]

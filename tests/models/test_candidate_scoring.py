@@ -27,8 +27,9 @@ from transformers import (
 
 from peftkit import ApplyContext, Example, RunSpec
 from peftkit.models import FAMILIES, TokenizedRow, candidate_scoring
-from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, Limits, common_prefix_length
+from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, common_prefix_length
 from peftkit.models.causal_lm import CausalLM
+from peftkit.models.decoding.batch_limits import Limits
 from peftkit.models.decoding.prefix_cache import MIN_SHARED_TOKENS, CacheNotShareable, base_for_cache, common_length
 from peftkit.models.seq2seq_lm import Seq2SeqLM
 from peftkit.plugins import load_registry

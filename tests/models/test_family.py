@@ -15,6 +15,7 @@ from peftkit.methods.lora import Lora
 from peftkit.methods.prefix_tuning import PrefixTuning
 from peftkit.methods.vera import Vera
 from peftkit.models import IGNORE_INDEX, BoundObjective, ModelFamily, TokenizedRow
+from peftkit.models.batches.padding import max_lengths
 from peftkit.recipe.model_names import model_path
 from tests.tiny_runs import bind_objective, tiny
 
@@ -185,8 +186,8 @@ def test_batches_are_padded_to_a_multiple(kind: ModelKind) -> None:
     _, objective = setting(kind)
     rows = objective.tokenize(EXAMPLES, training=True)
     exact, padded = (replace(objective.family, pad_to_multiple_of=multiple).collate(rows) for multiple in (1, 8))
-    assert any(length % 8 for length in objective.family.max_lengths([exact]).values())
-    for key, length in objective.family.max_lengths([exact]).items():
+    assert any(length % 8 for length in max_lengths([exact]).values())
+    for key, length in max_lengths([exact]).items():
         assert padded[key].shape == (*exact[key].shape[:1], -(-length // 8) * 8)
         assert torch.equal(padded[key][:, :length], exact[key])
 

@@ -186,7 +186,7 @@ def test_a_token_without_an_embedding_is_an_error(cls: Any, field: str) -> None:
         (CausalLM, {"eos_token": None}, {}, "set eos_token in its tokenizer_config.json"),
         (Seq2SeqLM, {"eos_token": None}, {}, "set eos_token in its tokenizer_config.json"),
         (Seq2SeqLM, {}, {"decoder_start_token_id": None}, "T5 starts with its padding token, 0"),
-        (Seq2SeqLM, {}, {"decoder_start_token_id": 9999}, "has the id 9999, but the model has embeddings for"),
+        (Seq2SeqLM, {}, {"decoder_start_token_id": 9999}, "has no token of the id 9999, but the model has"),
         (CausalLM, {"eos_token": "<eot>"}, {}, "the token '<eot>' has the id"),
     ],
 )
@@ -197,6 +197,18 @@ def test_missing_special_tokens_are_reported(cls: Any, missing: Any, config: Any
     problems = cls(tok, SimpleNamespace(**ids), 64, 64).special_token_problems()
     assert len(problems) == 1
     assert words in problems[0]
+
+
+@pytest.mark.parametrize("cls", [CausalLM, Seq2SeqLM])
+def test_a_special_token_without_a_role_is_an_error_in_a_generated_target(cls: Any) -> None:
+    """Decoding removes it, although it is none of ``all_special_ids``."""
+    tok = tokenizer("byte-level", "none", bos_token=None)
+    bos = tok.convert_tokens_to_ids("<s>")
+    assert bos not in tok.all_special_ids
+    assert tok.decode([bos], skip_special_tokens=True) == ""
+    model = cls(tok, SimpleNamespace(vocab_size=len(tok), pad_token_id=0, decoder_start_token_id=0), 64, 64)
+    with pytest.raises(RowError, match="contains the special token '<s>', which is removed from predictions"):
+        model.tokenize_completions([Example("a", "<s>good")], ranked=False, generated=True)
 
 
 def test_the_configs_end_of_text_is_used_if_the_tokenizer_has_none() -> None:

@@ -177,3 +177,9 @@ def split_batch(batch: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Te
             part = CollatedBatch(part, batch.lengths[of_texts], choices[of_rows], text_keys=batch.text_keys[of_texts])
         yield part
         first_text += num_texts
+
+
+def max_lengths(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, int]:
+    """Return the largest padded length among batches for each tensor of texts, by its key."""
+    keys = sorted(key for key, value in batches[0].items() if value.ndim == 2 and key != TARGET_POSITIONS)
+    return {key: max(batch[key].shape[1] for batch in batches) for key in keys}

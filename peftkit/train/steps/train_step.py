@@ -15,6 +15,7 @@ from peftkit.errors import RunError
 from peftkit.models import BoundObjective
 from peftkit.models.batches.collated_batch import CollatedBatch, keys_of, num_rows, with_tensors
 from peftkit.models.batches.known_padding import KnownPadding
+from peftkit.models.batches.padding import max_lengths
 from peftkit.oom import is_oom, retry_with_half_batch
 from peftkit.recipe import Recipe
 from peftkit.train.steps.activation_offloading import ActivationOffloading
@@ -88,7 +89,7 @@ class TrainStep:
             interrupted: Whether this process received a signal to stop.
         """
         family = self.objective.family
-        lengths = family.max_lengths(batches)
+        lengths = max_lengths(batches)
         counts = [batch.counts for batch in batches if batch.counts is not None]
         sums = [
             sum(each.targets for each in counts),
