@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,7 @@ class ModelFamily(TextStates):
 
     @cached_property
     def _unk_id(self) -> int | None:
-        unk_id: int | None = self.tokenizer.unk_token_id  # a slow property, which every candidate needs
-        return unk_id
+        return cast("int | None", self.tokenizer.unk_token_id)  # a slow property, which every candidate needs
 
     @cached_property
     def _not_generated(self) -> frozenset[int]:
