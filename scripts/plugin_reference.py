@@ -51,7 +51,7 @@ DATASET_TASKS = ("DatasetTask", "TextClassification", "MultipleChoice", "TextGen
 SHARED: Mapping[str, tuple[str, ...]] = {
     "peftkit.tasks.columns": (
         *("get_value", "get_text", "get_nonblank_text", "get_texts", "has_column", "visible_columns"),
-        *("match_choice", "check_choices", "short_repr", "AnswerFormat", "LETTERS", "EMPTY"),
+        *("match_choice", "check_choices", "short_repr", "AnswerFormat", "LETTERS", "EMPTY", "INTERNAL"),
     ),
     "peftkit.tasks.labels": ("read_label", "match_label", "feature_names", "check_label_names", "check_label_order"),
     "peftkit.tasks.prompt_templates": ("fields", "render"),

@@ -114,6 +114,7 @@ AROUND = (
     "repository/test_transformers_lines.py",
     "scripts/test_commonsense_fixture.py",
     "scripts/test_plugin_reference.py",
+    "sweep/test_work_estimate.py",
     "tasks/hub_suites",
     "tasks/sources",
     "tasks/test_data_check.py",

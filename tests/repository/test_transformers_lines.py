@@ -33,6 +33,7 @@ def test_one_line_tests_import_without_transformers() -> None:
     files = [
         file for name in ONE_LINE for file in ([TESTS / name] if name.endswith(".py") else (TESTS / name).rglob("*.py"))
     ]
+    files = [file for file in files if file.relative_to(TESTS).as_posix() not in AROUND]
     modules = [".".join(file.relative_to(TESTS.parent).with_suffix("").parts) for file in files]
     command = [sys.executable, "-c", IMPORTS, ",".join(DIFFERENT), *modules]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)

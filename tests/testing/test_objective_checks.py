@@ -10,7 +10,10 @@ import pytest
 
 from peftkit import Objective, Task
 from peftkit.plugins import load_registry
+from peftkit.recipe.conflicts.unused_options import UNUSED_SETTINGS
+from peftkit.recipe.tables.evaluate_config import EvaluateConfig
 from peftkit.testing import check_objective, check_registered, check_task
+from peftkit.testing.objective_checks import OTHER_SETTINGS
 from peftkit.testing.run_checks import Colours
 from tests.regression_plugin import BrightnessHead, Shades
 from tests.tiny_runs import (
@@ -56,3 +59,9 @@ def test_an_objective_of_a_plugin_conforms(regression_plugin: Path, tmp_path: Pa
     check_task(Shades())
     check_registered(BrightnessHead)
     check_objective(BrightnessHead(), Shades(), tmp_path)
+
+
+def test_the_conformance_kit_varies_every_setting_that_may_be_unused() -> None:
+    assert {*OTHER_SETTINGS} == {"max_new_tokens", *UNUSED_SETTINGS}
+    for setting, value in OTHER_SETTINGS.items():
+        assert EvaluateConfig.model_fields[setting].default != value

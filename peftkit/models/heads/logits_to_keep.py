@@ -93,7 +93,7 @@ def target_logits(
 
     Args:
         model: the model.
-        run: runs it, and returns its logits.
+        run: runs it, and returns its logits, of shape (texts, length, vocabulary) or (1, targets, vocabulary).
         positions: the positions that predict targets, of shape (1, targets); see ``target_positions``.
         labels: the label that each position predicts, of shape (texts, length).
 

@@ -141,12 +141,12 @@ def _check_one_subset(folder: Path, builder: DatasetBuilder) -> None:
             parts = [each for each in parents if each != "data" and not SPLIT_FOLDER.fullmatch(each)]
             subsets.setdefault("/".join(parts), name)
         if len(subsets) > 1:
-            found = comma_separated([each or "." for each in sorted(subsets)])
+            names_of_subsets = comma_separated([each or "." for each in sorted(subsets)])
             pattern = folder / "**" / f"*{Path(next(iter(subsets.values()))).suffix}"
             raise DataError(
                 "config",
-                f"{str(folder)!r} has files of a split in several subfolders: {found}; set config to the subfolder of "
-                f'one subset, or read the files of all by path = {{ glob = "{pattern}" }}',
+                f"{str(folder)!r} has files of a split in several subfolders: {names_of_subsets}; set config to the "
+                f'subfolder of one subset, or read the files of all by path = {{ glob = "{pattern}" }}',
             )
 
 

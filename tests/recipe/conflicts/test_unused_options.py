@@ -14,7 +14,6 @@ from peftkit.plugins import Registry, load_registry
 from peftkit.recipe import Recipe, load_recipe
 from peftkit.recipe.conflicts.unused_options import UNUSED_SETTINGS
 from peftkit.recipe.tables.evaluate_config import EvaluateConfig
-from peftkit.testing.objective_checks import OTHER_SETTINGS
 
 MODELS = {"encoder": "pocket-encoder", "decoder": "pocket-decoder", "encoder-decoder": "pocket-t5"}
 SET = {"num_beams": "2", "scoring": '"norm"', "stop": '["x"]', "candidate_end": "false", "temperature": "0.5"}
@@ -177,9 +176,3 @@ def test_settings_that_only_a_probe_uses_are_accepted(setting: str, registry: Re
     assert load(folder, registry, "decoder", task, lines + probe)
     with pytest.raises(RecipeError, match=f"evaluate.{setting}: has no effect"):
         load(folder, registry, "decoder", task, lines + other)
-
-
-def test_the_conformance_kit_varies_every_setting_that_may_be_unused() -> None:
-    assert {*OTHER_SETTINGS} == {"max_new_tokens", *UNUSED_SETTINGS}
-    for setting, value in OTHER_SETTINGS.items():
-        assert EvaluateConfig.model_fields[setting].default != value
