@@ -21,6 +21,7 @@ def plot(
     name: str,
     height: int = HEIGHT,
     levels: Mapping[str, float] | None = None,
+    colors: Mapping[str, str] = COLORS,
 ) -> Text:
     """Draws lines as braille dots, two by four to a character, with the lowest and highest values at the sides.
 
@@ -30,9 +31,10 @@ def plot(
         name: Name of the cost.
         height: Rows of the plot.
         levels: Values of dotted horizontal lines, by label; labels are omitted in a narrow terminal.
+        colors: Colors of the lines, by name.
 
     Returns:
-        The plot, colored by the names of ``COLORS``.
+        The plot.
     """
     points_of_all = [point for points in lines.values() for point in points]
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*points_of_all, strict=True))
@@ -55,7 +57,7 @@ def plot(
     for split, points in lines.items():
         for column, row in _dots(points, (x0, x1 or 1.0), (y0, y1), 2 * columns, 4 * height):
             bits = dots.get((column // 2, row // 4), (0, ""))[0]
-            dots[column // 2, row // 4] = bits | BRAILLE[column % 2][row % 4], COLORS.get(split, "")
+            dots[column // 2, row // 4] = bits | BRAILLE[column % 2][row % 4], colors.get(split, "")
     text = Text()
     for row in range(height):
         side = f"{y1:.4g}" if row == 0 else f"{y0:.4g}" if row == height - 1 else ""

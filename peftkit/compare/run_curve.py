@@ -47,8 +47,8 @@ def read_run_curve(run: RunDirectory, by: str, metric: str | None = None) -> Run
         rows = run.evaluations()
     if not rows:
         return RunCurve(metric)
-    known = sorted({key for row in rows for key in row.get("dev") or {}})
-    metric = metric or ("accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss"))
+    known = _metrics(rows)
+    metric = metric or default_metric(rows)
     sets = [key for row in rows for key, values in row.items() if isinstance(values, Mapping) and metric in values]
     lines = {
         split: [
@@ -61,3 +61,17 @@ def read_run_curve(run: RunDirectory, by: str, metric: str | None = None) -> Run
         raise InputError(f"{run.path}: no metric is called {metric!r}; the run has {', '.join(known)}")
     split = "test" if "test" in lines else "dev"
     return RunCurve(metric, lines, recorded_baselines(run.baselines(), metric, split), split, rows[-1]["step"])
+
+
+def default_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The metric that is shown unless another is asked for: accuracy, or the first one on dev.
+
+    Args:
+        rows: The evaluations of a run.
+    """
+    known = _metrics(rows)
+    return "accuracy" if "accuracy" in known else next((key for key in known if key != "loss"), "loss")
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({key for row in rows for key in row.get("dev") or {}})

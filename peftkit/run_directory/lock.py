@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,3 +22,27 @@ def lock_run_directory(path: Path) -> FileLock:
     except Timeout as error:
         raise RunError(f"{path} is in use by another process; wait until it ends, or stop it") from error
     return run_lock
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process holds the lock of a folder; nothing is written.
+
+    Args:
+        path: A run directory, or the folder of a sweep.
+
+    Returns:
+        None if that cannot be known: on Windows, without a lock file, and on file systems without locks.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        with (path / ".lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+            except BlockingIOError:
+                return True
+    except OSError:
+        return None
+    return False

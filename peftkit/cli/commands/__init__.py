@@ -23,6 +23,7 @@ from peftkit.cli.commands.run_commands.merge import MergeCommand
 from peftkit.cli.commands.run_commands.predict import PredictCommand
 from peftkit.cli.commands.run_commands.push import PushCommand
 from peftkit.cli.commands.run_commands.report import ReportCommand
+from peftkit.cli.commands.run_commands.serve import ServeCommand
 from peftkit.cli.commands.run_commands.verify import VerifyCommand
 from peftkit.cli.commands.run_commands.watch import WatchCommand
 from peftkit.cli.commands.show import ShowCommand
@@ -40,6 +41,7 @@ COMMANDS: tuple[type[SubCommand], ...] = (
     ReportCommand,
     VerifyCommand,
     WatchCommand,
+    ServeCommand,
     ImportCommand,
     SweepCommand,
     ListCommand,

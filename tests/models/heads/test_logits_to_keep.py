@@ -13,13 +13,15 @@ from torch import nn
 from peftkit.components.types import TokenizedRow
 from peftkit.macs.mac_counter import MacCounter
 from peftkit.models import CausalLM, Seq2SeqLM
-from peftkit.models.batches.padding import TARGET_POSITIONS, split_batch
+from peftkit.models.batches.padding import TARGET_POSITIONS, max_lengths, split_batch
 from peftkit.models.heads.logits_to_keep import find_output_layer, select_positions
 from peftkit.plugins import load_registry
 from peftkit.testing import apply_method, run_spec, tiny_model
 from peftkit.testing.tiny_models import FAMILIES
 
-GENERATORS = (*FAMILIES["decoder"], *FAMILIES["encoder-decoder"])
+EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe"}
+"""Models whose experts torch cannot multiply in double precision."""
+GENERATORS = tuple(name for kind in ("decoder", "encoder-decoder") for name in FAMILIES[kind] if name not in EXPERTS)
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"r": 4},
@@ -120,7 +122,7 @@ def test_any_lengths_give_the_same_loss(model: Any, lengths: list[tuple[int, int
 def test_padding_and_splitting_a_batch_change_neither_targets_nor_likelihoods(model: Any) -> None:
     chosen = family(model, all_logits=False)
     batch = chosen.collate(ROWS)
-    lengths = chosen.max_lengths([batch])
+    lengths = max_lengths([batch])
     further = chosen.pad_to(batch, {key: length + 5 for key, length in lengths.items()})
     assert further[TARGET_POSITIONS].shape == (1, 9)
     expected, numbers = family(model, all_logits=True).target_loglikelihoods(model, batch)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from peftkit.cli.arguments import add_cost_axis, add_run
+from peftkit.cli.arguments import add_cost_axis
 from peftkit.cli.completers import complete_with, metric_names
 from peftkit.cli.subcommand import SubCommand
-from peftkit.errors import InputError
 from peftkit.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -25,18 +25,19 @@ SECONDS = 1.0
 
 
 class WatchCommand(SubCommand):
-    """Draws the curve of a run while it trains."""
+    """Shows the progress of a run, a sweep or a folder of runs, until all of it has ended."""
 
     name = "watch"
-    help = "Plot a run's learning curve in the terminal while it trains."
+    help = "Follow a run, a sweep or a folder of runs in the terminal to the end."
     examples = (
         ("Follow a run to its end", "peftkit watch runs/quickstart-1"),
+        ("Follow a sweep: what is done, the time left, the best so far", "peftkit watch runs/pocket"),
         ("Draw the loss against time once", "peftkit watch runs/quickstart-1 --metric loss --by seconds --once"),
     )
-    json_help = "Print the curve as JSON, once."
+    json_help = "Print the curve of a run, or the progress of a folder, as JSON, once."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        add_run(parser)
+        parser.add_argument("run", metavar="RUN", help="A run directory, the folder of a sweep, or one of runs.")
         add_cost_axis(parser, derived=False)
         metric = parser.add_argument("--metric", help="Metric. [default: accuracy, or the first one]")
         complete_with(metric, metric_names)
@@ -44,31 +45,119 @@ class WatchCommand(SubCommand):
 
     def run(self, args: argparse.Namespace) -> int:
         run = RunDirectory(Path(args.run))
-        if not (run.path / "recipe.toml").is_file():
-            raise InputError(f"{args.run!r} is not a run directory: it has no recipe.toml")
+        view = _RunView(args, run) if (run.path / "recipe.toml").is_file() else _FolderView(args, run.path)
         if args.json:
-            from peftkit.compare.run_curve import read_run_curve
-
-            self.print_json(_document(run, args.by, read_run_curve(run, args.by, args.metric)))
+            self.print_json(view.document())
         else:
-            _watch(run, args.by, args.metric, once=args.once)
+            _watch(view, once=args.once)
         return 0
 
 
-def _watch(run: RunDirectory, by: str, metric: str | None, *, once: bool) -> None:
+class _View(Protocol):
+    """What is watched."""
+
+    active: bool
+    """Whether it had not ended when it was read."""
+
+    def read(self) -> None:
+        """Read the state."""
+
+    def line(self) -> str:
+        """The state in one line, which changes when there is news."""
+
+    def frame(self, width: int, *, terminal: bool) -> Group:
+        """The state as a drawing."""
+
+    def document(self) -> dict[str, Any]:
+        """The state as JSON."""
+
+
+class _RunView:
+    """One run."""
+
+    def __init__(self, args: argparse.Namespace, run: RunDirectory) -> None:
+        self.run, self.by, self.metric = run, args.by, args.metric
+        self.read()
+
+    def read(self) -> None:
+        from peftkit.run_directory.lock import is_locked
+
+        locked = is_locked(self.run.path)
+        status = self.run.status
+        self.active = status == "running" and locked is not False
+
+    def line(self) -> str:
+        from peftkit.compare.run_curve import read_run_curve
+
+        curve = read_run_curve(self.run, self.by, self.metric)
+        scores = ", ".join(f"{split} {points[-1][1]:.4f}" for split, points in curve.lines.items())
+        return "no evaluation yet" if curve.step is None else f"step {curve.step}: {curve.metric} {scores}"
+
+    def frame(self, width: int, *, terminal: bool) -> Group:
+        return _frame(self.run, self.by, self.metric, width)
+
+    def document(self) -> dict[str, Any]:
+        from peftkit.compare.run_curve import read_run_curve
+
+        return _document(self.run, self.by, read_run_curve(self.run, self.by, self.metric))
+
+
+class _FolderView:
+    """A folder of runs, such as that of a sweep."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.folder, self.by, self.metric = folder, args.by, args.metric
+        self.read()
+
+    def read(self) -> None:
+        from peftkit.live.progress import read_progress
+
+        self.progress = read_progress(self.folder, self.metric)
+        self.active = self.progress.is_active
+
+    def line(self) -> str:
+        from peftkit.cli.progress_view import progress_line
+
+        return progress_line(self.progress)
+
+    def frame(self, width: int, *, terminal: bool) -> Group:
+        from peftkit.cli.progress_view import progress_frame
+
+        return progress_frame(self.progress, width, self.by, self.metric, bar=terminal)
+
+    def document(self) -> dict[str, Any]:
+        from peftkit.cli.progress_view import progress_document
+
+        return progress_document(self.progress)
+
+
+def _watch(view: _View, *, once: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
-    if once or not console.is_terminal:
-        console.print(_frame(run, by, metric, console.width))
+    if console.is_terminal and not once:
+        with Live(view.frame(console.width, terminal=True), console=console, auto_refresh=False) as live:
+            while view.active:
+                time.sleep(SECONDS)
+                view.read()
+                live.update(view.frame(console.width, terminal=True), refresh=True)
         return
-    with Live(_frame(run, by, metric, console.width), console=console, auto_refresh=False) as live:
-        while run.status == "running":
-            time.sleep(SECONDS)
-            live.update(_frame(run, by, metric, console.width), refresh=True)
+    latest = ""
+    while view.active and not once:  # a log file gets a line for each change, and the drawing at the end
+        if (line := _without_time_left(view.line())) != latest:
+            console.print(view.line(), markup=False, soft_wrap=True)
+            latest = line
+        time.sleep(SECONDS)
+        view.read()
+    console.print(view.frame(console.width, terminal=False))
+
+
+def _without_time_left(line: str) -> str:
+    """The line without its estimate, which changes every second."""
+    return re.sub(r", about [^;]* left", "", line)
 
 
 def _frame(run: RunDirectory, by: str, metric: str | None, width: int) -> Group:

@@ -23,7 +23,42 @@ def test_watch_draws_the_curve_once_without_a_terminal(peftkit: Peftkit, runs: P
     code, _, err = peftkit("watch", run, "--metric", "f2")
     assert code == 2
     assert "no metric is called 'f2'" in err
-    assert peftkit("watch", str(runs))[0] == 2
+
+
+def test_watch_shows_a_folder_of_runs(peftkit: Peftkit, runs: Path, tmp_path: Path) -> None:
+    code, out, err = peftkit("watch", str(runs))
+    assert (code, err) == (0, "")
+    assert "runs: 6 of 6 runs done; best on t with m: lora 0.8300" in out
+    assert "lora 0.8300  full 0.5000" in out
+    assert any(0x2800 < ord(character) < 0x2900 for character in out)
+    document = json.loads(peftkit("watch", str(runs), "--json")[1])
+    assert (document["done"], document["total"], document["active"]) == (6, 6, False)
+    assert [run["method"] for run in document["best"]] == ["lora"]
+    (tmp_path / "empty").mkdir()
+    for folder, problem in (("empty", "there is no run in it"), ("nowhere", "no such folder")):
+        code, _, err = peftkit("watch", folder)
+        assert (code, problem in err) == (2, True)
+
+
+def test_watch_prints_a_line_for_each_change_without_a_terminal(
+    peftkit: Peftkit, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(runs.glob("lora-1-*"))
+    summary = (run / "summary.json").read_text()
+    (run / "summary.json").unlink()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            (run / "summary.json").write_text(summary)
+
+    monkeypatch.setattr("peftkit.cli.commands.run_commands.watch.time", SimpleNamespace(sleep=sleep))
+    code, out, _ = peftkit("watch", str(runs))
+    lines = [line for line in out.splitlines() if line.startswith("runs: ")]
+    assert (code, len(waited)) == (0, 3)
+    assert [line.split(";")[0] for line in lines] == ["runs: 5 of 6 runs done, 1 running", "runs: 6 of 6 runs done"]
+    assert "\x1b" not in out
 
 
 def test_watch_shows_baseline_scores(peftkit: Peftkit, runs: Path) -> None:
