@@ -57,7 +57,7 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the run will still take, if it goes on as it did; None before the first evaluation."""
+        """The time left at the speed so far; None before the first evaluation."""
         if self.status != "running":
             return 0.0
         return self.seconds / self.share * (1 - self.share) if self.share > 0 else None
@@ -80,9 +80,9 @@ class FolderProgress:
     path: Path
     name: str
     runs: Sequence[RunProgress]
-    """The runs that have begun, without the trials of a sweep."""
+    """The runs that have started, without the trials of a sweep."""
     total: int
-    """Runs in all: those of the sweep, or those that have begun."""
+    """Runs in all: those of the sweep, or those that have started."""
     is_active: bool
     """Whether something runs, or is yet to run."""
     trials_done: int = 0
@@ -94,9 +94,9 @@ class FolderProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate of the time left; None while nothing tells how long a run takes.
+        """An estimate of the time left; None while it is unknown how long a run takes.
 
-        Runs that have not begun take as long as the mean of the others, as many at a time as run now. The trials of
+        Runs that have not started take as long as the mean of the others, as many at a time as run now. The trials of
         a sweep's tuning that are still to come are not part of it.
         """
         if not self.is_active:
@@ -186,17 +186,21 @@ def _read_run(path: Path, metric: str | None) -> RunProgress:
     metric = metric or summary.get("selection_metric") or default_metric(rows)
     higher = metric not in summary.get("lower_is_better", LOWER_IS_BETTER)
     scores = [(row["dev"][metric], row["step"]) for row in rows if is_number((row.get("dev") or {}).get(metric))]
-    best = (max if higher else min)(scores, key=lambda pair: pair[0], default=(None, None))
+    score, step = (max if higher else min)(scores, key=lambda pair: pair[0], default=(None, None))
+    method, task, model = (str(recipe.get(table, {}).get("name", "?")) for table in ("method", "task", "model"))
     return RunProgress(
-        path,
-        *(str(recipe.get(table, {}).get("name", "?")) for table in ("method", "task", "model")),
-        recipe.get("run", {}).get("seed"),
-        status,
-        1.0 if status == "done" else _share(recipe, rows[-1] if rows else {}),
-        metric,
-        higher,
-        *best,
-        _seconds(path, summary if status != "running" else {}),
+        path=path,
+        method=method,
+        task=task,
+        model=model,
+        seed=recipe.get("run", {}).get("seed"),
+        status=status,
+        share=1.0 if status == "done" else _share(recipe, rows[-1] if rows else {}),
+        metric=metric,
+        higher_is_better=higher,
+        score=score,
+        step=step,
+        seconds=_seconds(path, summary if status != "running" else {}),
     )
 
 

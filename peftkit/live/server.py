@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from peftkit.compare.input.load_runs import run_folders
@@ -47,7 +47,7 @@ class LiveReport:
 
     def version(self) -> str | None:
         """A text that changes with the finished runs; None if there are none."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         any_finished = False
         for run in sorted(run_folders(self.folders)):
             if not (run / "summary.json").is_file():
@@ -58,8 +58,8 @@ class LiveReport:
                     status = (run / name).stat()
                 except OSError:
                     continue
-                found.update(f"{run}/{name} {status.st_mtime_ns} {status.st_size}\n".encode())
-        return found.hexdigest()[:16] if any_finished else None
+                digest.update(f"{run}/{name} {status.st_mtime_ns} {status.st_size}\n".encode())
+        return digest.hexdigest()[:16] if any_finished else None
 
     def page(self, version: str) -> bytes:
         """The report, from memory if it was built for this version.
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET and HEAD\n", "text/plain", Allow="GET, HEAD")
             return False
-        port = self.server.server_address[1]
+        port = int(cast("tuple[str, int]", self.server.server_address)[1])
         hosts = {f"{name}:{port}" for name in (ADDRESS, "localhost")} | (
             {ADDRESS, "localhost"} if port == 80 else set()
         )

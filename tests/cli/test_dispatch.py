@@ -164,8 +164,8 @@ def test_failure_gives_its_exit_code_on_every_rank_and_one_message(
 
 
 COMMANDS = (
-    "init, run, check, explain, cost, profile, compare, advise, report, verify, watch, import, sweep, list, show, "
-    "predict, eval, bench, merge, export, push, new, schema, doctor, task, completion"
+    "init, run, check, explain, cost, profile, compare, advise, report, verify, watch, serve, import, sweep, list, "
+    "show, predict, eval, bench, merge, export, push, new, schema, doctor, task, completion"
 )
 
 

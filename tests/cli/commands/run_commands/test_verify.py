@@ -28,7 +28,10 @@ def test_verify_prints_agreeing_and_not_recomputable_values(peftkit: Peftkit, ru
     assert (code, err) == (0, "")
     assert f"{runs / 'mine'}: all " in out
     assert " recomputed values agree\n" in out
-    assert "not recomputable: measured peak_host_bytes: memory is measured during training" in out
+    assert (
+        "not recomputable: measured peak_host_bytes, host_bytes_before_training: memory is measured during training"
+        in out
+    )
     assert f"{runs / 'imported'}: nothing could be recomputed: the results are imported from peft-by-time" in out
     assert f"{runs / 'failed'}: nothing could be recomputed: the run is failed, not done" in out
     line = next(line for line in out.splitlines() if line.startswith("  model "))
