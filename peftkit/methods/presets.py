@@ -122,7 +122,7 @@ PRESETS = (
     Preset(
         name="loftq",
         method="lora",
-        summary="LoRA that starts from weights rounded to 4 bits, and from what comes closest to the loss; needs a GPU",
+        summary="LoRA on weights rounded to 4 bits that starts closest to the original ones; needs a GPU",
         paper="LoftQ, Li et al., 2023",
         fixed={"init_lora_weights": "loftq"},
         defaults={"loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},

@@ -284,7 +284,6 @@ def test_the_task_of_columns_and_whether_it_is_doubtful(name: str, data: Callabl
         (rows(text=text(), label=one_of("a")), "'label' has the value 'a' in all rows that were read"),
         (rows(text=text(30), label=one_of(1)), "'label' has the value 1 in all rows"),
         (rows(text=text(), wert=lambda i: f"{i},5"), "numbers with decimal commas, such as 0,5; .* such as 0.5"),
-        (rows(query=text(), pos=lambda i: [f"a {i}"]), "'pos' has lists of texts, but a row has one positive"),
         (rows(n=lambda i: i), "no task recognizes the columns"),
     ],
 )
@@ -315,7 +314,7 @@ def test_negatives_of_another_form_are_said_to_be_unused(data: Callable[..., str
     [
         ("Alpaca", "pocket-decoder", "chat"),
         ("Alpaca", "pocket-t5", "text_generation"),
-        ("score of a pair", "pocket-t5", "text_regression"),
+        ("score of a pair", "pocket-t5", "text_similarity"),
         ("label", "pocket-encoder", "text_classification"),
     ],
 )

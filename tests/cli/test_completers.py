@@ -77,7 +77,7 @@ def test_every_component_completes_with_its_summary(peftkit: Peftkit, registry: 
 
 @pytest.mark.usefixtures("rich")
 def test_a_plugin_s_components_complete() -> None:
-    assert component_names("method")("ri") == {"rich": "A method with options of every type."}
+    assert component_names("method")("rich") == {"rich": "A method with options of every type."}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -105,8 +105,8 @@ def test_predict_takes_text_and_rows_and_generates(make: Make, registry: Registr
             r"line 2: thing: missing; there is 'thin' \(did you mean 'thing'\?\); "
             "'colours' needs a JSON object with thing, or one with a ready-made \"source\"",
         ),
-        ('{"source": 1}', 'line 2: "source" must be a string'),
-        ('{"source": "x", "candidates": ["a"]}', 'line 2: needs "candidates": at least two'),
+        ('{"source": 1}', "line 2: source: must be a string, not 1"),
+        ('{"source": "x", "candidates": ["a"]}', "line 2: candidates: needs at least two"),
     ],
 )
 def test_an_invalid_line_is_reported_with_its_number(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -30,25 +31,27 @@ class TwoOutputs(ClassificationHead):
         ("encoder-decoder", "colour_text", "AutoModelForSeq2SeqLM", ")"),
     ],
 )
-def test_the_code_has_the_head_of_the_task(kind: str, task: str, auto_class: str, options: str, make: Make) -> None:
+def test_the_code_has_the_head_of_the_task(
+    kind: str, task: str, auto_class: str, options: str, make: Make, tmp_path: Path
+) -> None:
     recipe = make(kind, f"task.name={task}", "method.name=lora")
-    code = "\n".join(_loading_code({"model_kind": kind, "parameters": {}}, recipe, merged=False))
+    code = "\n".join(_loading_code(tmp_path, {"model_kind": kind, "parameters": {}}, recipe, merged=False))
     assert f"base = {auto_class}.from_pretrained({recipe.model.name!r}, dtype=torch.float32{options}" in code
 
 
-def test_the_code_has_the_head_of_the_objective(make: Make) -> None:
+def test_the_code_has_the_head_of_the_objective(make: Make, tmp_path: Path) -> None:
     recipe = make("encoder", "method.name=lora").model_copy(update={"objective": TwoOutputs()})
-    code = "\n".join(_loading_code({"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
+    code = "\n".join(_loading_code(tmp_path, {"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
     assert "from transformers import AutoModelForTokenClassification\n" in code
     assert "dtype=torch.float32, num_labels=2, ignore_mismatched_sizes=True)" in code
 
 
-def test_the_code_has_the_problem_type_and_what_outputs_mean(make: Make) -> None:
+def test_the_code_has_the_problem_type_and_what_outputs_mean(make: Make, tmp_path: Path) -> None:
     update = {"task": ColourNumber(), "objective": RegressionHead(mean=3, std=2)}
     recipe = make("encoder", "method.name=lora").model_copy(update=update)
-    code = "\n".join(_loading_code({"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
+    code = "\n".join(_loading_code(tmp_path, {"model_kind": "encoder", "parameters": {}}, recipe, merged=False))
     assert ", problem_type='regression', num_labels=1, ignore_mismatched_sizes=True)" in code
     assert "a prediction is output × 2.0 + 3.0" in code
     recipe = recipe.model_copy(update={"task": ColourSet(), "objective": MultiLabelHead()})
     summary = {"model_kind": "encoder", "parameters": {}, "selected": {"calibration": {"thresholds": 0.31}}}
-    assert "at least its threshold: 0.31." in "\n".join(_loading_code(summary, recipe, merged=False))
+    assert "at least its threshold: 0.31." in "\n".join(_loading_code(tmp_path, summary, recipe, merged=False))

@@ -17,7 +17,7 @@ from tests.tiny_runs import Make
 def test_a_split_run_has_the_plain_scores_and_records_its_own_work(
     make: Make, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microbatches, "pass_costs", lambda model: PassCosts(0.0, {}))
+    monkeypatch.setattr(microbatches, "pass_costs", lambda model, **_: PassCosts(0.0, {}))
     options = (
         "task.name=colour_text",
         "method.name=quiet",

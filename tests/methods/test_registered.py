@@ -63,15 +63,15 @@ def test_options_and_defaults_are_those_of_peft(method: type[PeftMethod]) -> Non
     config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method.peft_type)]
     fields = {field.name: field for field in dataclasses.fields(config)}
     base_fields = {field.name for field in dataclasses.fields(peft.PeftConfig)}
-    options = {
-        key: value for key, value in method() if key not in ("name", "loraplus_lr_ratio", "unsafe_batch_mixing")
-    }  # not options of peft
+    options = {key: value for key, value in method() if key not in ("name", *NOT_OF_CONFIGS)}
     assert options.keys() == fields.keys() - base_fields - HIDDEN - method.excluded_options
     defaults = {k: f.default for k, f in fields.items() if f.default is not dataclasses.MISSING}
     different = {k for k, v in options.items() if k in defaults and as_json(v) != as_json(defaults[k])}
     assert different == OTHER_DEFAULTS.get(names(method), set())
 
 
+NOT_OF_CONFIGS = {"loraplus_lr_ratio", "use_lorafa", "riemannian_reg", "unsafe_batch_mixing", "init_kv_cache_prefix"}
+"""Options that peft has outside its configs, as arguments of optimizers and functions, or that are peftkit's own."""
 OTHER_DEFAULTS = {
     # The run's seed, lengths without a default in peft, and values that depend on the model.
     "adaption_prompt": {"adapter_len"},

@@ -29,6 +29,7 @@ from peftkit import ApplyContext, Example, RunSpec
 from peftkit.models import FAMILIES, TokenizedRow, candidate_scoring
 from peftkit.models.candidate_scoring import CachedScorer, CandidateScorer, common_prefix_length
 from peftkit.models.causal_lm import CausalLM
+from peftkit.models.decoding import batch_limits
 from peftkit.models.decoding.batch_limits import Limits
 from peftkit.models.decoding.prefix_cache import MIN_SHARED_TOKENS, CacheNotShareable, base_for_cache, common_length
 from peftkit.models.seq2seq_lm import Seq2SeqLM
@@ -203,7 +204,7 @@ def test_large_batches_are_scored_in_parts(name: str, monkeypatch: pytest.Monkey
     with torch.inference_mode():
         right = family.candidate_scorer(model)(rows, CPU)
         longest = max(len(row["source"]) + sum(map(len, row["candidates"])) for row in rows)
-        monkeypatch.setattr(candidate_scoring, "CPU", Limits(2**30, 64, 2 * longest))
+        monkeypatch.setattr(batch_limits, "CPU", Limits(2**30, 64, 2 * longest))
         scorer = CandidateScorer(family, model)
         scorer.score(rows, CPU)
         score = scorer.strategies[0]

@@ -16,9 +16,14 @@ from peftkit.recipe import Recipe
 from peftkit.sweep.work_estimate import WorkEstimator
 from peftkit.train.build_mac_counter import create_mac_counter
 from tests.conftest import exhaustive_unless_quick
-from tests.tiny_runs import Make
+from tests.tiny_runs import Make, registry_with_test_components
 
 TASKS = ("colours", "colour_text")
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return registry_with_test_components()
 
 
 def gmacs_alone(recipe: Recipe, registry: Registry) -> tuple[float | None, float]:

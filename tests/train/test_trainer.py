@@ -21,7 +21,7 @@ from peftkit.train.run import run
 from tests.tiny_runs import TOPICS, Make
 
 KINDS = ("encoder-decoder", "decoder", "encoder")
-MEASURED = ("seconds", "peak_", "joules")
+MEASURED = ("seconds", "peak_", "host_bytes", "joules")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

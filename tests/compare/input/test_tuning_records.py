@@ -252,7 +252,7 @@ def test_untuned_runs_have_no_regret(plant: Plant, capsys: pytest.CaptureFixture
 
 def test_report_and_figures_show_regret(edged: RunGroup, tmp_path: Path) -> None:
     page = render_report([edged])
-    assert "<h3>Tuning</h3>" in page
+    assert "<h3>Tuning trials</h3>" in page
     assert "<td>0.0900</td>" in page
     files = draw_figures([edged], tmp_path / "figures", ["svg"])
     [figure] = [file for file in files if file.name.endswith("-regret.svg")]

@@ -25,7 +25,9 @@ from peftkit.testing.tiny_models import FAMILIES, architecture_kind, save_tiny_m
 from tests.tiny_runs import Make
 
 Tensors = dict[str, torch.Tensor]
-ARCHITECTURES = [name for family in FAMILIES.values() for name in family]
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+"""Their checkpoints have other names and shapes than the model, which transformers joins when it loads them."""
+ARCHITECTURES = [name for family in FAMILIES.values() for name in family if name not in EXPERTS]
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.", "transformer.", "_fsdp_wrapped_module.")
 
 

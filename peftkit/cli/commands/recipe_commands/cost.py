@@ -23,7 +23,6 @@ class CostCommand(SubCommand):
     name = "cost"
     help = "Estimate the MACs, memory and time of recipes; loads no weights."
     examples = (
-        ("Estimate one recipe", "peftkit cost recipes/quickstart.toml"),
         (
             "Compare several, and time a few steps on this machine",
             "peftkit cost recipes/lora/dora.toml recipes/lora/olora.toml --trial",
