@@ -111,8 +111,13 @@ def report(output: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(_cells(each, tokenizer)) + " |" for each in _runs(output)]
-    forgetting = peftkit.compare_runs(output, by="gmacs").retention(PROBE)
-    return "\n".join([*lines, "", "```text", str(forgetting).rstrip(), "```"])
+    retention = peftkit.compare_runs(output, by="gmacs").retention(PROBE)
+    table = ["| method | seeds | loss | forgotten bits per byte (95 % interval) |", "|---|---|---|---|"]
+    for row in retention.rows:
+        low, high = row.forgotten_low, row.forgotten_high
+        forgotten = f"{row.forgotten:+.2%} ({low:+.2%} to {high:+.2%})"
+        table.append(f"| {row.method} | {row.seeds} | {row.score:.3f} | {forgotten} |")
+    return "\n".join([*lines, "", *table])
 
 
 def _cells(run: Any, tokenizer: Any) -> Iterator[str]:

@@ -30,6 +30,7 @@ INVOCATIONS = {
     "report": "report {runs}",
     "verify": "verify {run} --no-model",
     "watch": "watch {run}",
+    "serve": "serve {runs} --port 0",
     "import": "import peft-by-time {tmp}/FT_ag_news.json",
     "sweep": "sweep status {tmp}/sweep.toml",
     "list": "list methods",
@@ -47,7 +48,7 @@ INVOCATIONS = {
     "task preview": "task preview {tmp}/rows.toml -n 1",
     "completion": "completion bash",
 }
-WRITES_A_LINE = {"run", "report", "import", "merge", "export", "push", "new", "init"}
+WRITES_A_LINE = {"run", "report", "serve", "import", "merge", "export", "push", "new", "init"}
 """Commands whose quiet output is the path of their result."""
 by_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 
@@ -89,6 +90,7 @@ def words(
     scores = {f"{split}_MulticlassAccuracy": 0.5 for split in ("dev", "test")} | {"dev_loss": 1.0, "test_loss": 1.0}
     row = {**scores, "steps_done": 8, "epochs_done": 0, "time_in_train": 1.0, "GMACs": 2.0}
     (tmp_path / "FT_ag_news.json").write_text(json.dumps([row]), encoding="utf-8")
+    monkeypatch.setattr("peftkit.live.server.ReportServer.serve_forever", lambda self: None)  # ends at once
     command: type[SubCommand] = request.getfixturevalue("command")
     return INVOCATIONS[command.name].format(tmp=tmp_path, runs=runs, run=finished_run).split()
 
@@ -139,7 +141,7 @@ def test_help_has_a_summary_and_the_examples(command: type[SubCommand], capsys: 
 def test_json_is_valid_and_has_no_internal_column(
     command: type[SubCommand], words: list[str], peftkit: Peftkit
 ) -> None:
-    if command.name == "completion":
+    if command.name in ("completion", "serve"):
         assert peftkit(*words, "--json")[0] == 2
         return
     code, out, err = peftkit(*words, "--json")

@@ -32,7 +32,6 @@ class WatchCommand(SubCommand):
     examples = (
         ("Follow a run to its end", "peftkit watch runs/quickstart-1"),
         ("Follow a sweep: what is done, the time left, the best so far", "peftkit watch runs/pocket"),
-        ("Draw the loss against time once", "peftkit watch runs/quickstart-1 --metric loss --by seconds --once"),
     )
     json_help = "Print the curve of a run, or the progress of a folder, as JSON, once."
 
