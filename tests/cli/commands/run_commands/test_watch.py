@@ -12,6 +12,21 @@ from peftkit.cli import main
 from tests.cli.conftest import Peftkit
 
 
+def ends_after_three_waits(run: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Makes a finished run look as if it ended while it is watched, and returns the seconds that were waited."""
+    summary = (run / "summary.json").read_text()
+    (run / "summary.json").unlink()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            (run / "summary.json").write_text(summary)
+
+    monkeypatch.setattr("peftkit.cli.commands.run_commands.watch.time", SimpleNamespace(sleep=sleep))
+    return waited
+
+
 def test_watch_draws_the_curve_once_without_a_terminal(peftkit: Peftkit, runs: Path) -> None:
     run = str(next(runs.glob("lora-1-*")))
     code, out, _ = peftkit("watch", run)
@@ -44,16 +59,7 @@ def test_watch_prints_a_line_for_each_change_without_a_terminal(
     peftkit: Peftkit, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = next(runs.glob("lora-1-*"))
-    summary = (run / "summary.json").read_text()
-    (run / "summary.json").unlink()
-    waited: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 3:
-            (run / "summary.json").write_text(summary)
-
-    monkeypatch.setattr("peftkit.cli.commands.run_commands.watch.time", SimpleNamespace(sleep=sleep))
+    waited = ends_after_three_waits(run, monkeypatch)
     code, out, _ = peftkit("watch", str(runs))
     lines = [line for line in out.splitlines() if line.startswith("runs: ")]
     assert (code, len(waited)) == (0, 3)
@@ -105,16 +111,7 @@ def test_watch_waits_for_the_first_evaluation(peftkit: Peftkit, runs: Path) -> N
 
 def test_watch_follows_a_run_to_its_end(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     run = next(runs.glob("lora-1-*"))
-    summary = (run / "summary.json").read_text()
-    (run / "summary.json").unlink()
-    waited: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 3:
-            (run / "summary.json").write_text(summary)
-
-    monkeypatch.setattr("peftkit.cli.commands.run_commands.watch.time", SimpleNamespace(sleep=sleep))
+    waited = ends_after_three_waits(run, monkeypatch)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     assert main(["watch", str(run)]) == 0
