@@ -66,7 +66,7 @@ def test_what_fits_into_memory_is_a_table_with_the_remedy(peftkit: Peftkit) -> N
     assert titles.split() == [*("weights", "checkpointing", "rows", "microbatches", "memory", "GMACs/step", "fits")]
     assert [row.split()[-1] for row in rows[:-1]] == ["yes"] * 4
     assert rows[-1].startswith("  fits as written: ")
-    code, out, err = peftkit("cost", "x.toml", *SMALL, "--fits", "1MB", "--json")
+    code, out, err = peftkit("cost", "x.toml", *SMALL, "--set", "train.batch_size=2", "--fits", "1MB", "--json")
     [document] = json.loads(out)["recipes"]
     assert (code, document["remedy"]) == (0, None)
     assert document["limit_bytes"] == 1e6
