@@ -159,8 +159,16 @@ class _Planner:
 
     def __init__(self, make_recipe: MakeRecipe, registry: Registry, limit_bytes: float) -> None:
         self._make_recipe, self._registry, self._limit_bytes = make_recipe, registry, limit_bytes
+        self._setups: dict[tuple[str, ...], TrainingSetup] = {}
 
     def estimate(self, overrides: Sequence[str]) -> TrainingSetup:
+        """Return a setup, estimated once: the recipe as written is also the first of its combinations."""
+        key = tuple(overrides)
+        if key not in self._setups:
+            self._setups[key] = self._estimate(key)
+        return self._setups[key]
+
+    def _estimate(self, overrides: tuple[str, ...]) -> TrainingSetup:
         recipe = self._make_recipe(overrides)
         cost, train = estimate_cost(recipe, self._registry), recipe.train
         return TrainingSetup(
@@ -170,7 +178,7 @@ class _Planner:
             gradient_accumulation_steps=train.gradient_accumulation_steps,
             memory_bytes=cost.memory_bytes,
             gmacs_per_step=cost.gmacs_per_step,
-            overrides=tuple(overrides),
+            overrides=overrides,
         )
 
     def largest(self, recipe: Recipe, overrides: Sequence[str]) -> TrainingSetup:
